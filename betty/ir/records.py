@@ -1,0 +1,102 @@
+"""Small frozen records that the graph and the plan share, and their one-line text form."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+
+from betty.ir.diagnostics import GraphError
+
+Value = bool | int | float | str | None
+
+
+class Flow(StrEnum):
+    """Which way values pass along an edge."""
+
+    DOWN = "down"
+    """The lower's loss reads the upper's parameters."""
+    UP = "up"
+    """The upper's loss reads the lower's solution."""
+    BOTH = "both"
+
+    @property
+    def down(self) -> bool:
+        return self is not Flow.UP
+
+    @property
+    def up(self) -> bool:
+        return self is not Flow.DOWN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A name with options, written ``cg(iterations=20, tolerance=1e-06)``."""
+
+    name: str
+    options: tuple[tuple[str, Value], ...] = ()
+
+    def __getitem__(self, key: str) -> Value:
+        return dict(self.options)[key]
+
+    def to_text(self) -> str:
+        if not self.options:
+            return self.name
+        return f"{self.name}({', '.join(f'{key}={json.dumps(value)}' for key, value in self.options)})"
+
+    @classmethod
+    def parse(cls, text: str) -> Call:
+        name, bracket, rest = text.strip().partition("(")
+        if not bracket:
+            return cls(name=name)
+        if not rest.endswith(")"):
+            raise GraphError(f"expected ')' at the end of {text!r}")
+        return cls(name=name, options=tuple(parse_pairs(rest[:-1], separator=",")))
+
+
+def parse_pairs(text: str, separator: str = " ") -> list[tuple[str, Value]]:
+    """``key=JSON`` pairs; JSON strings may hold the separator."""
+    pairs: list[tuple[str, Value]] = []
+    decoder, position = json.JSONDecoder(), 0
+    while position < len(text):
+        key, equals, _ = text[position:].partition("=")
+        if not equals:
+            raise GraphError(f"expected key=value at {text[position:]!r}")
+        start = position + len(key) + 1
+        try:
+            value, position = decoder.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            raise GraphError(f"expected a JSON value at {text[start:]!r}") from error
+        pairs.append((key.strip(), value))
+        while position < len(text) and text[position] in {separator, " "}:
+            position += 1
+    return pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a trace of one loss found; bytes and floating-point operations are of one micro-batch.
+
+    Args:
+        parameters: Trainable scalars.
+        parameter_bytes: Bytes of the trainable parameters.
+        state_bytes: Bytes of the optimiser's state after one update.
+        forward_flops: Floating-point operations of the loss.
+        backward_flops: Floating-point operations of its gradient by everything that it reads.
+        saved_bytes: Activations kept between forward and backward.
+        twice: Whether the loss can be differentiated twice.
+        note: Why some of this is unknown (then zero), or empty.
+    """
+
+    parameters: int = 0
+    parameter_bytes: int = 0
+    state_bytes: int = 0
+    forward_flops: int = 0
+    backward_flops: int = 0
+    saved_bytes: int = 0
+    twice: bool = True
+    note: str = ""
+
+    @property
+    def step_flops(self) -> int:
+        return self.forward_flops + self.backward_flops
