@@ -104,6 +104,8 @@ class Graph:
         if len(set(names)) != len(names):
             raise ValueError("problem names must be unique")
         pairs = [(edge.upper, edge.lower) for edge in self.edges]
+        if any(upper == lower for upper, lower in pairs):
+            raise ValueError("an edge must join two different problems")
         if len(set(pairs)) != len(pairs):
             raise ValueError("at most one edge may join a pair of problems")
         if unknown := {name for pair in pairs for name in pair} - set(names):

@@ -1,0 +1,125 @@
+"""Check: do the declared problems and edges form a multilevel program?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import networkx as nx
+
+from betty.ir.diagnostics import Diagnostic, GraphError
+from betty.ir.graph import Edge, Graph, Problem
+from betty.ir.passes.base import Stage
+from betty.ir.records import Flow
+
+
+@dataclass(frozen=True)
+class Check:
+    """Refuse cycles, flows that no loss reads, losses that read without a flow, and uppers that nobody answers."""
+
+    name: str = "check"
+    requires: Stage = Stage.DECLARED
+    ensures: Stage = Stage.CHECKED
+
+    def apply(self, graph: Graph) -> Graph:
+        if found := diagnose(graph):
+            raise GraphError(found)
+        return graph
+
+
+def diagnose(graph: Graph) -> list[Diagnostic]:
+    """Everything wrong with the program; fields are ``("edges", i, ...)`` or ``("problems", name, ...)``."""
+    cycles = list(_cycles(graph))
+    return [*cycles, *_unread_flows(graph), *_undeclared_reads(graph), *([] if cycles else _unanswered(graph))]
+
+
+def _cycles(graph: Graph) -> Iterator[Diagnostic]:
+    """One diagnostic for each knot of problems that are, through others, upper to themselves."""
+    for knot in nx.strongly_connected_components(graph.digraph):
+        if len(knot) < 2:
+            continue
+        first = next(problem.name for problem in graph.problems if problem.name in knot)
+        around = [start for start, _ in nx.find_cycle(graph.digraph.subgraph(knot), first)]
+        closing = graph.edge(around[0], around[-1])
+        yield Diagnostic(
+            code="cycle",
+            field=("edges", graph.edges.index(closing) if closing else 0),
+            message=f"lower-to-upper flows form a cycle: {' -> '.join([*around, around[0]])}",
+            expected="every problem strictly below its uppers",
+            hint="remove one of these edges, or swap its upper and lower",
+        )
+
+
+def _unread_flows(graph: Graph) -> Iterator[Diagnostic]:
+    for index, edge in enumerate(graph.edges):
+        for reader, read, other in _flow_reads(edge):
+            problem = graph.problem(reader)
+            if problem.reads is None or read in problem.reads:
+                continue
+            yield Diagnostic(
+                code="unread-flow",
+                field=("edges", index, "flow"),
+                message=f"flow {edge.flow.value!r} lets {reader!r} read {read!r}, "
+                f"but its loss{_named(problem)} does not",
+                expected=f"a parameter named {read} in that loss",
+                hint=f"flow: {other.value}" if edge.flow is Flow.BOTH else f"remove the edge {edge.name}",
+            )
+
+
+def _flow_reads(edge: Edge) -> Iterator[tuple[str, str, Flow]]:
+    """(reader, read, the flow that would remain without this reading)."""
+    if edge.flow.down:
+        yield edge.lower, edge.upper, Flow.UP
+    if edge.flow.up:
+        yield edge.upper, edge.lower, Flow.DOWN
+
+
+def _undeclared_reads(graph: Graph) -> Iterator[Diagnostic]:
+    for problem in graph.problems:
+        for read in problem.reads or ():
+            if read == problem.name or read not in graph or read in graph.reads(problem.name):
+                continue
+            yield Diagnostic(
+                code="undeclared-read",
+                field=("problems", problem.name, "loss"),
+                message=f"the loss of {problem.name!r}{_named(problem)} reads {read!r}, but no flow brings it",
+                expected="an edge for every problem that a loss reads",
+                hint=_missing_edge(graph, problem.name, read),
+            )
+
+
+def _missing_edge(graph: Graph, reader: str, read: str) -> str:
+    if graph.edge(reader, read) or graph.edge(read, reader):
+        edge = graph.edge(reader, read) or graph.edge(read, reader)
+        return f"flow: both on the edge {edge.name}" if edge else ""
+    return f"edges: - {{upper: {reader}, lower: {read}, flow: up}}, or {{upper: {read}, lower: {reader}, flow: down}}"
+
+
+def _unanswered(graph: Graph) -> Iterator[Diagnostic]:
+    for index, edge in enumerate(graph.edges):
+        if edge.flow.down and not _answers(graph, edge):
+            yield Diagnostic(
+                code="unanswered-upper",
+                field=("edges", index, "flow"),
+                message=f"{edge.upper!r} acts on {edge.lower!r}, but no solution answers: "
+                f"nothing that depends on {edge.lower!r} is read by the loss of {edge.upper!r}",
+                expected=f"flow: both, or up flows that lead from {edge.lower} to {edge.upper}",
+                hint="flow: both",
+            )
+
+
+def _answers(graph: Graph, edge: Edge) -> bool:
+    """Whether what the upper does to the lower comes back to the upper's own loss."""
+    seen, front = {edge.lower}, [edge.lower]
+    while front:
+        for reader in graph.readers(front.pop()):
+            if reader == edge.upper:
+                return True
+            if reader not in seen:
+                seen.add(reader)
+                front.append(reader)
+    return False
+
+
+def _named(problem: Problem) -> str:
+    return f" ({problem.loss})" if problem.loss else ""
