@@ -147,6 +147,14 @@ class Graph:
     def problem(self, name: str) -> Problem:
         return self._index[name]
 
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {problem.name: index for index, problem in enumerate(self.problems)}
+
+    def position(self, name: str) -> int:
+        """Where ``name`` stands in the order of declaration."""
+        return self._positions[name]
+
     def edge(self, upper: str, lower: str) -> Edge | None:
         data: dict[str, Any] | None = self.digraph.get_edge_data(lower, upper)
         return data["edge"] if data else None

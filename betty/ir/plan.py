@@ -1,0 +1,119 @@
+"""The execution plan: what happens in one step of each problem, as data.
+
+A plan is a list of steps in the order of one iteration; a step is a list of instructions over *slots*. A slot names
+an adjoint under accumulation. The executor follows the instructions and knows nothing else of the program's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from betty.ir.methods import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Expected work and memory of one instruction: floating-point operations, and bytes that it holds at its peak."""
+
+    flops: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruction:
+    """One thing to do. ``estimate`` is ``None`` where no trace was made."""
+
+    estimate: Estimate | None = None
+
+    @property
+    def op(self) -> str:
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw(Instruction):
+    """Take the next micro-batch of the step's problem; keep the last ``keep`` with their random states.
+
+    A problem that answers adjoints keeps those of its last update, so that its response is that of the loss it
+    has just descended.
+    """
+
+    keep: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differentiate(Instruction):
+    """Evaluate the loss; one backward pass gives the direct gradient and the adjoints that start here."""
+
+    adjoints: tuple[tuple[str, str], ...] = ()
+    """Pairs of a problem that the loss reads and the slot that its derivative starts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Respond(Instruction):
+    """Consume the adjoint in ``slot``, approximate ``q = H^-1 adjoint`` and subtract ``q`` through what ``problem`` reads.
+
+    ``into`` pairs each problem read with the slot that gains; the empty slot is the hypergradient itself.
+    """
+
+    problem: str
+    slot: str
+    method: Method
+    into: tuple[tuple[str, str], ...]
+    edge: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update(Instruction):
+    """Let the optimiser apply the gradient of every ``every``-th micro-batch, averaged; then the scheduler steps.
+
+    With ``tape`` above zero the update is differentiable, and the last ``tape`` updates can be differentiated.
+    """
+
+    optimizer: str = ""
+    every: int = 1
+    tape: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one step of a problem does.
+
+    Args:
+        problem: Which problem steps.
+        period: Iterations between two steps.
+        level: Longest chain of lowers below the problem.
+        after: Pairs of a lower and the micro-batches it takes before this problem's first step (its warm-up).
+        instructions: In order.
+    """
+
+    problem: str
+    period: int = 1
+    level: int = 0
+    after: tuple[tuple[str, int], ...] = ()
+    instructions: tuple[Instruction, ...] = ()
+
+    @property
+    def responses(self) -> tuple[Respond, ...]:
+        return tuple(item for item in self.instructions if isinstance(item, Respond))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The whole program as the executor runs it: ``iterations`` times every step whose turn it is, in order."""
+
+    name: str
+    iterations: int = 1
+    device: str = "cpu"
+    precision: str = "fp32"
+    seed: int = 0
+    edges: int = 0
+    steps: tuple[Step, ...] = ()
+
+    def step(self, problem: str) -> Step:
+        return next(step for step in self.steps if step.problem == problem)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
