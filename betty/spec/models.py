@@ -1,0 +1,207 @@
+"""The models of a spec: problems, edges, engine. Descriptions are the source of the reference and the JSON Schema."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+from betty.ir.diagnostics import nearest
+from betty.ir.methods import AUTO, Method
+from betty.ir.records import Flow
+from betty.spec.fields import Name, OpenTarget, SpecModel, Target
+from betty.spec.issues import Issue, one_of, refuse, shown
+from betty.spec.method import method_issues, to_method
+
+Precision = Literal["fp32", "bf16", "fp64"]
+INITS = ("zeros", "ones", "normal", "uniform")
+
+
+def _check_init(value: Any) -> Any:
+    if isinstance(value, str) and value in INITS:
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
+        return float(value)
+    hint = nearest(value, INITS) if isinstance(value, str) else ""
+    expected = f"a number, or {one_of(INITS)}"
+    raise refuse(Issue(code="wrong-type", message=f"found {shown(value)}", expected=expected, hint=hint))
+
+
+def _check_method(value: Any) -> Any:
+    if issues := method_issues(value):
+        raise refuse(*issues)
+    return value
+
+
+def _check_run_name(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value):
+        return value
+    # The name becomes part of a folder's name.
+    hint = re.sub(r"[^A-Za-z0-9_.-]+", "-", value).strip("-.")
+    expected = "letters, digits, '-', '_' and '.'"
+    raise refuse(Issue(code="bad-name", message=f"{shown(value)} is not a name", expected=expected, hint=hint))
+
+
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+
+
+def _check_device(value: str) -> str:
+    if value in DEVICES or re.fullmatch(r"(cuda|xpu):\d{1,4}", value):
+        return value
+    expected = f"{one_of(DEVICES)}, or one of several such as cuda:1"
+    hint = nearest(value, DEVICES)
+    raise refuse(Issue(code="bad-choice", message=f"{shown(value)} is not a device", expected=expected, hint=hint))
+
+
+class ParameterSpec(SpecModel):
+    """One named parameter of a problem that has no module."""
+
+    shape: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[], description="Lengths of the dimensions; `[]` is a single number."
+    )
+    init: Annotated[
+        float | Literal["zeros", "ones", "normal", "uniform"],
+        BeforeValidator(_check_init),
+        WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": list(INITS)}]}),
+    ] = Field(
+        default=0.0,
+        description="First value: a number for all entries, `zeros`, `ones`, `normal` (mean 0, deviation 1) or "
+        "`uniform` (between 0 and 1).",
+    )
+
+
+class DataSpec(Target):
+    """Where a problem's batches come from: something that makes a dataset, an iterable or a data loader."""
+
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Examples per batch; empty where the target already yields batches.",
+    )
+    shuffle: bool = Field(default=True, description="Draw the examples of a dataset in a new order every epoch.")
+    drop_last: bool = Field(default=False, description="Leave out the last batch of an epoch where it is smaller.")
+    workers: int = Field(default=0, ge=0, description="Processes that load data; `0` loads in the main one.")
+
+
+class OptimizerSpec(OpenTarget):
+    """The optimiser of a problem, called with its parameters first; options may stand beside `target`."""
+
+
+class SchedulerSpec(OpenTarget):
+    """The learning-rate schedule of a problem, called with its optimiser first; options may stand beside `target`."""
+
+
+class ProblemSpec(SpecModel):
+    """One optimisation problem: parameters, the loss that they minimise, data and an optimiser."""
+
+    module: Target | None = Field(
+        default=None, description="What makes the problem's `torch.nn.Module`. Either this or `parameters`."
+    )
+    parameters: dict[Name, ParameterSpec] | None = Field(
+        default=None, description="Named parameters of a problem without a module. Either this or `module`."
+    )
+    loss: Target | None = Field(
+        default=None,
+        description="The loss. It takes the batch as `batch` and every problem that it reads by that problem's name, "
+        "and returns a scalar, or a mapping with `loss` and metrics.",
+    )
+    data: DataSpec | None = Field(default=None, description="Where the batches come from; none for a loss without.")
+    optimizer: OptimizerSpec | None = Field(
+        default=None, description="The optimiser; a problem without one is never updated."
+    )
+    scheduler: SchedulerSpec | None = Field(default=None, description="Learning-rate schedule, stepped once an update.")
+    unroll: int = Field(
+        default=1, ge=1, description="Updates of this problem between two updates of a problem above it."
+    )
+    precision: Precision | None = Field(
+        default=None, description="Precision of this problem's loss; the engine's where empty."
+    )
+    gradient_accumulation: int = Field(default=1, ge=1, description="Micro-batches whose gradients make one update.")
+    gradient_clipping: float | None = Field(
+        default=None, gt=0, description="Greatest norm of the gradient; empty for no limit."
+    )
+    warm_up: int = Field(
+        default=0, ge=0, description="Micro-batches of this problem before the problems above it begin to step."
+    )
+
+
+class EdgeSpec(SpecModel):
+    """An upper and a lower problem, and what flows between them."""
+
+    upper: str = Field(description="Name of the upper problem.")
+    lower: str = Field(description="Name of the lower problem.")
+    flow: Annotated[Flow, Field(strict=False)] = Field(
+        default=Flow.BOTH,
+        description="`down`: the lower's loss reads the upper's parameters; `up`: the upper's loss reads the lower's "
+        "solution; `both`: both.",
+    )
+    method: Annotated[str | dict[str, Any], BeforeValidator(_check_method)] = Field(
+        default=AUTO,
+        description="How the lower's response is approximated: `auto`, the name of a method, `{name: ..., options}`, "
+        "or an inverse and a product: `{inverse: ..., product: ...}`.",
+    )
+
+    def to_method(self) -> Method | None:
+        """The method with every option written out; ``None`` where a pass is to choose (``auto``)."""
+        return to_method(self.method)
+
+
+class ValidateSpec(Target):
+    """A function that measures how good the problems are; takes problems by name and returns numbers by name."""
+
+    every: int = Field(default=100, ge=1, description="Iterations between two validations.")
+
+
+class EarlyStoppingSpec(SpecModel):
+    """End the run when a metric of the validation no longer improves."""
+
+    metric: str = Field(description="Name of a metric that `validate` returns.")
+    mode: Literal["min", "max"] = Field(default="min", description="Whether small or great values are good.")
+    patience: int = Field(default=5, ge=1, description="Validations without improvement before the run ends.")
+
+
+class LogSpec(SpecModel):
+    """What is written down during a run."""
+
+    every: int = Field(default=10, ge=1, description="Iterations between two records in `metrics.jsonl`.")
+    tensorboard: bool = Field(default=False, description="Write TensorBoard events too.")
+
+
+class CheckpointSpec(SpecModel):
+    """When the state of a run is saved."""
+
+    every: int = Field(ge=1, description="Iterations between two checkpoints.")
+    keep: int = Field(default=3, ge=1, description="Checkpoints to keep; older ones are deleted.")
+
+
+class EngineSpec(SpecModel):
+    """What holds for the whole run."""
+
+    iterations: int = Field(default=1000, ge=1, description="Iterations; in each, every leaf problem steps once.")
+    device: Annotated[str, AfterValidator(_check_device)] = Field(
+        default="auto", description="`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:0`, `mps`, ..."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of all random numbers.")
+    precision: Precision = Field(default="fp32", description="Precision of problems that do not name their own.")
+    # Named apart from its key, as pydantic's models have a method called validate.
+    validation: ValidateSpec | None = Field(
+        default=None, alias="validate", description="A function that is called now and then to measure progress."
+    )
+    early_stopping: EarlyStoppingSpec | None = Field(
+        default=None, description="When to end before all iterations are done; needs `validate`."
+    )
+    log: LogSpec = Field(default_factory=LogSpec, description="What is written down during a run.")
+    checkpoint: CheckpointSpec | None = Field(default=None, description="When the state is saved; empty for never.")
+    strategy: Literal["single"] = Field(default="single", description="How the work is spread: `single` process.")
+
+
+class Spec(SpecModel):
+    """A multilevel program and how to run it."""
+
+    name: Annotated[str, AfterValidator(_check_run_name)] = Field(
+        description="Name of the program; folders of runs are called after it."
+    )
+    problems: dict[Name, ProblemSpec] = Field(description="The problems by name.")
+    edges: list[EdgeSpec] = Field(default=[], description="Who is upper and who is lower to whom.")
+    engine: EngineSpec = Field(default_factory=EngineSpec, description="What holds for the whole run.")
