@@ -1,0 +1,1 @@
+"""Where plans are executed. One backend: ``betty.backends.torch``."""

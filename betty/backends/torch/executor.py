@@ -1,0 +1,256 @@
+"""The executor: follows the instructions of a plan, step by step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from betty.backends.torch.objective import Evaluation, Sample
+from betty.backends.torch.program import LiveProblem, Program, preserved
+from betty.backends.torch.random import RandomState, replaying
+from betty.backends.torch.respond import answer_by_solve, answer_by_tape
+from betty.backends.torch.tape import Adjoint, Reading, Segment
+from betty.backends.torch.tree import Tree, add, leaves, scale
+from betty.backends.torch.updates import rule_for
+from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step, Update
+
+Metrics = dict[str, Tensor | float]
+
+
+@dataclass(eq=False)
+class Frame:
+    """What the instructions of one step pass on to one another."""
+
+    problem: LiveProblem
+    sample: Sample | None = None
+    evaluation: Evaluation | None = None
+    gradient: Tree = ()
+    adjoints: dict[str, Adjoint] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Batches by problem, to use instead of the stream's and of the kept ones."""
+    dry: bool = False
+    """Leave counters, kept samples, tapes and parameters as they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one step gives: the loss and the metrics, still on the device, and the (hyper)gradient."""
+
+    problem: str
+    loss: Tensor
+    metrics: Mapping[str, Tensor | float]
+    gradient: Tree
+
+
+Around = Callable[[Step, int, Callable[[], None]], None]
+"""Runs one instruction; a profiler measures around it."""
+
+
+class Executor:
+    """Runs steps of a plan on a live program.
+
+    Args:
+        plan: What to do.
+        program: What to do it with; changed in place.
+        around: Called instead of each instruction with (step, index of the instruction, the instruction as a call).
+    """
+
+    def __init__(self, plan: Plan, program: Program, around: Around | None = None) -> None:
+        self.plan, self.program, self.around = plan, program, around
+        self._steps = {step.problem: step for step in plan}
+        self._taped_reads = _taped_reads(plan)
+        self._leaves: dict[str, tuple[int, Tree]] = {}
+        self._run: dict[type[Instruction], Callable[[Frame, Any], None]] = {
+            Draw: self._draw,
+            Differentiate: self._differentiate,
+            Respond: self._respond,
+            Update: self._update,
+        }
+        for step in plan:
+            self._make_room(step)
+
+    def _make_room(self, step: Step) -> None:
+        """Bound the memories of a problem to what the plan keeps."""
+        problem = self.program[step.problem]
+        for item in step.instructions:
+            if isinstance(item, Draw):
+                problem.kept = deque(problem.kept, maxlen=item.keep)
+            elif isinstance(item, Update):
+                problem.tape = deque(problem.tape, maxlen=item.tape)
+
+    def step(self, name: str) -> Outcome:
+        """One step of a problem, parameters and all."""
+        return self._follow(Frame(self.program[name]), self._steps[name].instructions)
+
+    def hypergradient(self, name: str, given: Mapping[str, Any] | None = None) -> Outcome:
+        """The (hyper)gradient of a problem at the current parameters; nothing is changed.
+
+        Without a batch in ``given``, a problem uses the micro-batches of its last update, or the next one of its
+        stream where there are none. Buffers, random states, counters and streams are as before afterwards.
+        """
+        frame = Frame(self.program[name], given=given or {}, dry=True)
+        instructions = [item for item in self._steps[name].instructions if not isinstance(item, Update)]
+        with replaying(None, self.program.device), preserved(self.program):
+            return self._follow(frame, instructions)
+
+    def _follow(self, frame: Frame, instructions: Sequence[Instruction]) -> Outcome:
+        name = frame.problem.name
+        for index, item in enumerate(instructions):
+            try:
+                if self.around is None:
+                    self._run[type(item)](frame, item)
+                else:
+                    self.around(self._steps[name], index, lambda item=item: self._run[type(item)](frame, item))
+            except Exception as error:
+                error.add_note(f"in instruction %{index} ({item.op}) of problem {name!r}, step {frame.problem.count}")
+                raise
+        assert frame.evaluation is not None
+        metrics = {**frame.evaluation.metrics, **frame.metrics}
+        return Outcome(name, frame.evaluation.loss.detach(), metrics, frame.gradient)
+
+    def _draw(self, frame: Frame, item: Draw) -> None:
+        problem = frame.problem
+        batch = frame.given.get(problem.name)
+        if batch is None and problem.stream is not None:
+            batch = problem.stream.peek() if frame.dry else problem.stream.next()
+        state = RandomState.capture(self.program.device) if item.keep else None
+        frame.sample = Sample(batch, state)
+        if not frame.dry:
+            problem.count += 1
+            if item.keep:
+                problem.kept.append(frame.sample)
+
+    def _differentiate(self, frame: Frame, item: Differentiate) -> None:
+        assert frame.sample is not None
+        problem = frame.problem
+        taped = self._tape_length(problem.name) > 0 and not frame.dry
+        own, stand_ins = problem.parameters, {}
+        if taped:
+            stand_ins = self._open(problem)
+            own = stand_ins[problem.name]
+            frame.evaluation = problem.objective.standing_in(frame.sample.batch, stand_ins, buffers=False)
+        else:
+            frame.evaluation = problem.objective.live(frame.sample.batch)
+        seeds = {name: stand_ins.get(name, self.program.parameters(name)) for name, _ in item.adjoints}
+        inputs = own + tuple(leaf for tree in seeds.values() for leaf in tree)
+        found = torch.autograd.grad(
+            frame.evaluation.loss, inputs, create_graph=taped, allow_unused=True, materialize_grads=True
+        )
+        frame.gradient, parts = found[: len(own)], iter(found[len(own) :])
+        for name, slot in item.adjoints:
+            tree = tuple(next(parts).detach() for _ in seeds[name])
+            self._gain(frame, slot, name, self.program[name].version, tree)
+
+    def _open(self, problem: LiveProblem) -> dict[str, Tree]:
+        """What stands in for the parameters in a differentiable update: copies, by which gradients can be taken."""
+        assert problem.optimizer is not None
+        if problem.open_segment is None:
+            problem.open_segment = Segment.open(problem.version, problem.parameters, problem.optimizer)
+        stand_ins = {problem.name: problem.open_segment.before}
+        for name in self._taped_reads[problem.name]:
+            version = self.program[name].version
+            if name not in self._leaves or self._leaves[name][0] != version:
+                self._leaves[name] = (version, leaves(self.program.parameters(name)))
+            stand_ins[name] = self._leaves[name][1]
+            problem.open_segment.readings.append(Reading(name, version, stand_ins[name]))
+        return stand_ins
+
+    def _respond(self, frame: Frame, item: Respond) -> None:
+        adjoint = frame.adjoints.pop(item.slot, None)
+        if adjoint is None:
+            return
+        lower, into = self.program[item.problem], dict(item.into)
+        if item.method.unrolled:
+            steps = int(item.method.solver["steps"] or 1)
+            for reading, tree in answer_by_tape(lower, adjoint, steps):
+                if reading.problem in into:
+                    self._gain(frame, into[reading.problem], reading.problem, reading.version, tree)
+            return
+        reads = {name: self.program.parameters(name) for name in into}
+        gains, solution = answer_by_solve(lower, self._samples(frame, lower), adjoint, item.method, reads)
+        for name, tree in gains.items():
+            self._gain(frame, into[name], name, self.program[name].version, tree)
+        frame.metrics.update({f"{item.slot}.{key}": value for key, value in solution.stats.items()})
+
+    def _samples(self, frame: Frame, lower: LiveProblem) -> tuple[Sample, ...]:
+        if lower.name in frame.given:
+            return (Sample(frame.given[lower.name]),)
+        if not lower.kept and frame.dry:
+            return (Sample(lower.stream.peek() if lower.stream else None),)
+        return tuple(lower.kept)
+
+    def _gain(self, frame: Frame, slot: str, name: str, version: int, tree: Tree) -> None:
+        if slot:
+            frame.adjoints.setdefault(slot, Adjoint()).gain(version, tree)
+        else:
+            frame.gradient = add(frame.gradient, tree)
+
+    def _update(self, frame: Frame, item: Update) -> None:
+        problem = frame.problem
+        if item.tape:
+            assert problem.open_segment is not None
+            problem.open_segment.gain(frame.gradient)
+        else:
+            known = problem.accumulated
+            problem.accumulated = frame.gradient if known is None else add(known, frame.gradient)
+        if problem.count % item.every:
+            return
+        self._apply(problem, item)
+        problem.version += 1
+        _advance(problem, frame)
+
+    def _apply(self, problem: LiveProblem, item: Update) -> None:
+        optimizer, segment = problem.optimizer, problem.open_segment
+        assert optimizer is not None
+        if item.tape and segment is not None:
+            rule = rule_for(optimizer)
+            assert rule is not None
+            if item.every > 1 and segment.gradient is not None:
+                segment.gradient = scale(1 / item.every, segment.gradient)
+            segment.close(rule, optimizer, problem.parameters, problem.gradient_clipping)
+            problem.tape.append(segment)
+            problem.open_segment = None
+            return
+        gradient, problem.accumulated = problem.accumulated or (), None
+        if item.every > 1:
+            gradient = scale(1 / item.every, gradient)
+        for parameter, part in zip(problem.parameters, gradient, strict=True):
+            parameter.grad = part
+        if problem.gradient_clipping is not None:
+            torch.nn.utils.clip_grad_norm_(problem.parameters, problem.gradient_clipping)
+        optimizer.step()
+        for parameter in problem.parameters:
+            parameter.grad = None
+
+    def _tape_length(self, name: str) -> int:
+        return self.program[name].tape.maxlen or 0
+
+
+def _advance(problem: LiveProblem, frame: Frame) -> None:
+    """Step the scheduler, after an update."""
+    scheduler = problem.scheduler
+    if scheduler is None:
+        return
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        assert frame.evaluation is not None
+        scheduler.step(float(frame.evaluation.loss.detach()))
+    else:
+        # The scheduler warns unless it has seen the optimiser step; a differentiable update has stepped for it.
+        problem.optimizer._opt_called = True  # type: ignore[union-attr]
+        scheduler.step()
+
+
+def _taped_reads(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """For every problem, the problems into which a reverse sweep over its updates passes something."""
+    found: dict[str, dict[str, None]] = {step.problem: {} for step in plan}
+    for step in plan:
+        for response in step.responses:
+            if response.method.unrolled:
+                found[response.problem].update((name, None) for name, _ in response.into)
+    return {name: tuple(reads) for name, reads in found.items()}

@@ -1,0 +1,176 @@
+"""A problem's loss as a function: on the live parameters, or purely on tensors that stand in for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from betty.backends.torch.errors import RunError
+from betty.backends.torch.random import RandomState, replaying
+from betty.backends.torch.tree import Tree
+
+
+class ParameterModule(nn.Module):
+    """A problem without a module of its own: a plain set of named parameters."""
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, value in parameters.items():
+            self.register_parameter(name, nn.Parameter(value))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise RunError(
+            "this problem is a set of parameters and cannot be called; read them as "
+            + ", ".join(f".parameters[{name!r}]" for name, _ in self.named_parameters())
+        )
+
+
+class View:
+    """A problem as another's loss sees it: callable as its module, with its named tensors in ``parameters``.
+
+    Attributes of the module (submodules, methods) are reached as on the module itself.
+    """
+
+    __slots__ = ("_fixed", "_module", "name")
+
+    def __init__(self, name: str, module: nn.Module, *, fixed: bool) -> None:
+        self.name, self._module = name, module
+        # Built once where the tensors are always the module's own, anew at each access where others may stand in.
+        self._fixed = dict(module.named_parameters()) if fixed else None
+
+    @property
+    def module(self) -> nn.Module:
+        return self._module
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        return self._fixed if self._fixed is not None else dict(self._module.named_parameters())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._module(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A micro-batch that a problem has stepped on, and the random state with which its loss was evaluated."""
+
+    batch: Any
+    random: RandomState | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The loss of one micro-batch with its graph, and the metrics beside it (detached)."""
+
+    loss: Tensor
+    metrics: Mapping[str, Tensor | float]
+
+
+class Objective(nn.Module):
+    """A problem's loss, as one module that owns all modules that the loss reads.
+
+    Owning them lets ``torch.func.functional_call`` put other tensors in the place of any parameter, wherever the
+    loss uses it, for the time of one evaluation.
+
+    Args:
+        name: The problem's name.
+        loss: Called with ``batch`` (where ``takes_batch``) and one :class:`View` for every name in ``modules``.
+        modules: Modules of the problems that the loss names, its own included where it does.
+        takes_batch: Whether the loss has a parameter ``batch``.
+        device: Where the problem runs.
+        autocast: Lower precision of the forward pass, or ``None``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loss: Callable[..., Any],
+        modules: Mapping[str, nn.Module],
+        *,
+        takes_batch: bool,
+        device: torch.device,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.device, self._autocast = name, device, autocast
+        self._loss, self._takes_batch = [loss], takes_batch  # in a list: a module as loss is not a part of this one
+        self.read = nn.ModuleList(modules.values())
+        self._live = {key: View(key, module, fixed=True) for key, module in modules.items()}
+        self._stand_in = {key: View(key, module, fixed=False) for key, module in modules.items()}
+
+    def live(self, batch: Any) -> Evaluation:
+        """Evaluate as the program itself does: buffers and random states move on."""
+        with self._cast():
+            return self._checked(self._call(batch, self._live))
+
+    def pure(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]]) -> Tensor:
+        """The loss with other tensors in the place of the trainable parameters of the problems in ``stand_ins``.
+
+        Buffers, random states and parameters are as before afterwards, also after an exception; dropout masks are
+        those of the sample.
+        """
+        with replaying(sample.random, self.device):
+            return self.standing_in(sample.batch, stand_ins, buffers=True).loss
+
+    def standing_in(self, batch: Any, stand_ins: Mapping[str, Sequence[Tensor]], *, buffers: bool) -> Evaluation:
+        """The evaluation with other tensors in place; with ``buffers``, those of the modules are spared."""
+        tensors = {
+            f"read.{index}.{key}": tensor
+            for index, (name, view) in enumerate(self._live.items())
+            if name in stand_ins
+            for key, tensor in zip(trainable_names(view.module), stand_ins[name], strict=True)
+        }
+        if buffers:
+            tensors.update((name, buffer.clone()) for name, buffer in self.named_buffers())
+        with self._cast():
+            if not tensors:
+                return self._checked(self._call(batch, self._live))
+            return self._checked(functional_call(self, tensors, (batch,)))
+
+    def forward(self, batch: Any) -> Any:
+        return self._call(batch, self._stand_in)
+
+    def _call(self, batch: Any, views: Mapping[str, View]) -> Any:
+        loss = self._loss[0]
+        return loss(batch=batch, **views) if self._takes_batch else loss(**views)
+
+    def _cast(self) -> AbstractContextManager[Any]:
+        if self._autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self._autocast)
+
+    def _checked(self, value: Any) -> Evaluation:
+        metrics: dict[str, Any] = {}
+        if isinstance(value, Mapping):
+            if "loss" not in value:
+                raise RunError(f"the loss of {self.name!r} returned a dict without 'loss': {sorted(map(str, value))}")
+            metrics = {str(key): _detached(item) for key, item in value.items() if key != "loss"}
+            value = value["loss"]
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            found = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise RunError(f"the loss of {self.name!r} returned {found}; it must be a scalar tensor or a dict")
+        if not value.requires_grad and torch.is_grad_enabled():
+            raise RunError(f"the loss of {self.name!r} depends on no trainable parameter of what it reads")
+        return Evaluation(loss=value.reshape(()), metrics=metrics)
+
+
+def trainable(module: nn.Module) -> Tree:
+    """The parameters that are optimised, in the order of ``module.parameters()``."""
+    return tuple(parameter for parameter in module.parameters() if parameter.requires_grad)
+
+
+def trainable_names(module: nn.Module) -> list[str]:
+    return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+
+
+def _detached(item: Any) -> Any:
+    return item.detach() if isinstance(item, Tensor) else item

@@ -1,0 +1,90 @@
+"""The live side of a plan: modules, losses, optimisers and data of every problem, and what each has done so far."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from betty.backends.torch.objective import Objective, Sample, trainable, trainable_names
+from betty.backends.torch.stream import Stream
+from betty.backends.torch.tree import Tree
+
+if TYPE_CHECKING:
+    from betty.backends.torch.tape import Segment
+
+
+@dataclass(eq=False, kw_only=True)
+class LiveProblem:
+    """One problem at run time.
+
+    Args:
+        name: As in the plan.
+        module: Owns the parameters.
+        objective: The loss.
+        optimizer: ``None`` where the problem is never updated.
+        scheduler: Stepped after every update, or ``None``.
+        stream: Micro-batches, or ``None`` where the loss takes no batch.
+        gradient_clipping: Largest norm of an update's gradient, or ``None``.
+    """
+
+    name: str
+    module: nn.Module
+    objective: Objective
+    optimizer: Optimizer | None = None
+    scheduler: Any = None
+    stream: Stream | None = None
+    gradient_clipping: float | None = None
+    count: int = 0
+    """Micro-batches so far."""
+    version: int = 0
+    """Updates so far."""
+    kept: deque[Sample] = field(default_factory=deque)
+    """The last micro-batches, for responses; as many as the plan's ``draw`` keeps."""
+    tape: deque[Segment] = field(default_factory=deque)
+    """The last differentiable updates; as many as the plan's ``update`` records."""
+    open_segment: Segment | None = None
+    """A differentiable update whose micro-batches are not complete yet."""
+    accumulated: Tree | None = None
+    """Sum of the gradients since the last update."""
+
+    def __post_init__(self) -> None:
+        self.parameters: Tree = trainable(self.module)
+        self.parameter_names: list[str] = trainable_names(self.module)
+
+    def named(self, tree: Tree) -> dict[str, Tensor]:
+        """A tree of this problem's shape as a dict by parameter name."""
+        return dict(zip(self.parameter_names, tree, strict=True))
+
+
+@dataclass(eq=False, kw_only=True)
+class Program:
+    """All live problems by name, on one device."""
+
+    problems: dict[str, LiveProblem]
+    device: torch.device
+
+    def __getitem__(self, name: str) -> LiveProblem:
+        return self.problems[name]
+
+    def parameters(self, name: str) -> Tree:
+        return self.problems[name].parameters
+
+
+@contextmanager
+def preserved(program: Program) -> Iterator[None]:
+    """Put the buffers of all modules back as they were, bit for bit, also after an exception."""
+    modules = [problem.module for problem in program.problems.values()]
+    before = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)

@@ -1,0 +1,60 @@
+"""Random states of everything that a loss may draw from, taken and put back."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """States of Python's, NumPy's (if it is in use) and torch's generators, those of the device included."""
+
+    python: Any
+    numpy: Any
+    cpu: Tensor
+    cuda: Tensor | None
+
+    @classmethod
+    def capture(cls, device: torch.device) -> RandomState:
+        numpy = sys.modules.get("numpy")
+        return cls(
+            python=random.getstate(),
+            numpy=numpy.random.get_state() if numpy else None,
+            cpu=torch.get_rng_state(),
+            cuda=torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        )
+
+    def restore(self, device: torch.device) -> None:
+        random.setstate(self.python)
+        if self.numpy is not None:
+            sys.modules["numpy"].random.set_state(self.numpy)
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, device)
+
+
+@contextmanager
+def replaying(state: RandomState | None, device: torch.device) -> Iterator[None]:
+    """Draw from ``state`` (from where the generators stand, if ``None``), then put everything back as it was."""
+    before = RandomState.capture(device)
+    try:
+        if state is not None:
+            state.restore(device)
+        yield
+    finally:
+        before.restore(device)
+
+
+def derived_seed(seed: int, *names: str) -> int:
+    """A seed of its own for each name, so that adding a problem changes nothing for the others."""
+    text = "/".join([str(seed), *names])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

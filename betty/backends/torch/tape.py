@@ -1,0 +1,146 @@
+r"""The trajectory of a problem's last updates, kept so that it can be differentiated in reverse.
+
+One :class:`Segment` is one update, :math:`(\theta_{t+1}, s_{t+1}) = u(\theta_t, s_t, \nabla L(\theta_t, x_t))`, with
+its graph and nothing beyond: parameters, optimiser state and what the loss reads enter as leaves. The reverse sweep
+passes a cotangent from segment to segment. Memory is one graph of a gradient per update kept.
+
+What other problems read of this one they read at a certain *version* (number of updates so far); an adjoint is
+therefore kept by version, and enters the sweep where it belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from betty.backends.torch.tree import Tree, add, leaves
+from betty.backends.torch.updates import Rule, State, clip
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The parameters of another problem as an update's loss has read them."""
+
+    problem: str
+    version: int
+    tensors: Tree
+
+
+@dataclass(eq=False)
+class Segment:
+    """One differentiable update; ``after`` is empty until its micro-batches are complete."""
+
+    version: int
+    """Updates before this one."""
+    before: Tree
+    state_before: tuple[State, ...]
+    readings: list[Reading] = field(default_factory=list)
+    gradient: Tree | None = None
+    after: Tree = ()
+    state_after: tuple[State, ...] = ()
+
+    @classmethod
+    def open(cls, version: int, parameters: Tree, optimizer: Optimizer) -> Segment:
+        """Begin an update at the live parameters and optimiser state, both copied as leaves."""
+        states = tuple(
+            {key: _leaf(key, value) for key, value in optimizer.state.get(parameter, {}).items() if value is not None}
+            for parameter in parameters
+        )
+        return cls(version, leaves(parameters), states)
+
+    def gain(self, gradient: Sequence[Tensor]) -> None:
+        """Add the gradient of one more micro-batch, with its graph."""
+        self.gradient = tuple(gradient) if self.gradient is None else add(self.gradient, gradient)
+
+    def close(self, rule: Rule, optimizer: Optimizer, parameters: Tree, largest: float | None) -> None:
+        """Apply the update, as part of the graph and to the live parameters and optimiser state."""
+        groups = {id(leaf): group for group in optimizer.param_groups for leaf in group["params"]}
+        gradient = clip(self.gradient or (), largest)
+        with torch.enable_grad():
+            moved = [
+                rule(before, part, state, groups[id(live)])
+                for before, part, state, live in zip(self.before, gradient, self.state_before, parameters, strict=True)
+            ]
+        self.after = tuple(parameter for parameter, _ in moved)
+        self.state_after = tuple(state for _, state in moved)
+        with torch.no_grad():
+            torch._foreach_copy_(list(parameters), [leaf.detach() for leaf in self.after])
+        for live, state in zip(parameters, self.state_after, strict=True):
+            # Copies: torch.optim may take over in place, and the graph still needs the values it has saved.
+            optimizer.state[live] = {key: value.detach().clone() for key, value in state.items()}
+
+
+def _leaf(key: str, value: Tensor) -> Tensor:
+    copied = value.detach().clone()
+    return copied if key == "step" else copied.requires_grad_()
+
+
+class Adjoint:
+    """The derivative of a target's loss by a problem's parameters, kept by the version that was read."""
+
+    def __init__(self) -> None:
+        self.by_version: dict[int, Tree] = {}
+
+    def gain(self, version: int, tree: Tree) -> None:
+        known = self.by_version.get(version)
+        self.by_version[version] = tree if known is None else add(known, tree)
+
+    def total(self) -> Tree | None:
+        """The sum over versions, for responses that know the present alone; ``None`` if nothing arrived."""
+        result: Tree | None = None
+        for tree in self.by_version.values():
+            result = tree if result is None else add(result, tree)
+        return result
+
+
+def sweep(segments: Sequence[Segment], adjoint: Adjoint) -> Iterator[tuple[Reading, Tree]]:
+    """Pass ``adjoint`` back through ``segments`` (oldest first); what each reading gains, newest first.
+
+    Parameters and optimiser state at the start of the oldest segment count as constant.
+    """
+    cotangent: dict[Key, Tensor] = {}
+    for segment in reversed(segments):
+        for index, tree in enumerate(adjoint.by_version.get(segment.version + 1, ())):
+            known = cotangent.get((index, ""))
+            cotangent[index, ""] = tree if known is None else known + tree
+        outputs, inputs = _outputs(segment), _inputs(segment)
+        reached = [key for key in outputs if key in cotangent]
+        readings = [leaf for reading in segment.readings for leaf in reading.tensors]
+        if not reached:
+            continue
+        found = torch.autograd.grad(
+            [outputs[key] for key in reached],
+            [*inputs.values(), *readings],
+            [cotangent[key] for key in reached],
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        cotangent = dict(zip(inputs, found, strict=False))
+        parts = iter(found[len(inputs) :])
+        for reading in segment.readings:
+            yield reading, tuple(next(parts) for _ in reading.tensors)
+
+
+Key = tuple[int, str]
+"""A parameter by position, and the name of its optimiser state (empty for the parameter itself)."""
+
+
+def _outputs(segment: Segment) -> dict[Key, Tensor]:
+    """What an update computes from something that gradients can be taken by."""
+    found: dict[Key, Tensor] = {(index, ""): tensor for index, tensor in enumerate(segment.after)}
+    for index, state in enumerate(segment.state_after):
+        found.update(((index, name), value) for name, value in state.items())
+    return {key: value for key, value in found.items() if value.requires_grad}
+
+
+def _inputs(segment: Segment) -> dict[Key, Tensor]:
+    """What an update starts from."""
+    found: dict[Key, Tensor] = {(index, ""): tensor for index, tensor in enumerate(segment.before)}
+    for index, state in enumerate(segment.state_before):
+        found.update(((index, name), value) for name, value in state.items() if value.requires_grad)
+    return found

@@ -1,0 +1,66 @@
+"""Arithmetic on tuples of tensors, one per parameter; a few kernels for all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Tree = tuple[Tensor, ...]
+"""One tensor per trainable parameter of a problem, in the order of ``module.parameters()``."""
+
+Scalar = float | Tensor
+
+
+def zeros_like(tree: Sequence[Tensor]) -> Tree:
+    return tuple(torch.zeros_like(leaf) for leaf in tree)
+
+
+def detach(tree: Sequence[Tensor]) -> Tree:
+    return tuple(leaf.detach() for leaf in tree)
+
+
+def copy(tree: Sequence[Tensor]) -> Tree:
+    """Detached copies; later changes of the originals in place do not reach them."""
+    return tuple(leaf.detach().clone() for leaf in tree)
+
+
+def leaves(tree: Sequence[Tensor]) -> Tree:
+    """Detached copies that gradients can be taken by."""
+    return tuple(leaf.detach().clone().requires_grad_() for leaf in tree)
+
+
+def add(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tree:
+    return tuple(torch._foreach_add(list(left), list(right))) if left else ()
+
+
+def subtract(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tree:
+    return tuple(torch._foreach_sub(list(left), list(right))) if left else ()
+
+
+def scale(factor: Scalar, tree: Sequence[Tensor]) -> Tree:
+    """``factor * tree``; a tensor factor is a 0-dimensional one on the device of the tree."""
+    return tuple(torch._foreach_mul(list(tree), factor)) if tree else ()
+
+
+def axpy(factor: Scalar, x: Sequence[Tensor], y: Sequence[Tensor]) -> Tree:
+    """``factor * x + y``."""
+    if isinstance(factor, Tensor):
+        return add(scale(factor, x), y)
+    return tuple(torch._foreach_add(list(y), list(x), alpha=factor)) if y else ()
+
+
+def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    """Inner product over all leaves, in at least single precision; stays on the device."""
+    products = torch._foreach_mul(_wide(left), _wide(right))
+    return torch.stack([product.sum() for product in products]).sum()
+
+
+def norm(tree: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm over all leaves, in at least single precision; stays on the device."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_wide(tree))))
+
+
+def _wide(tree: Sequence[Tensor]) -> list[Tensor]:
+    return [leaf if leaf.dtype in (torch.float32, torch.float64) else leaf.float() for leaf in tree]
