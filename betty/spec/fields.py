@@ -117,7 +117,7 @@ def _check_text(text: str) -> None:
     hint = f"program:{text}, if it stands in program.py beside the spec" if text.isidentifier() else ""
     issue = Issue(
         code="bad-target",
-        message=f"{shown(text)} is not a target",
+        message=f"{text!r} is not a target",
         expected="module:name, such as program:Net, or a dotted name, such as torch.optim.SGD",
         hint=hint,
     )

@@ -63,13 +63,10 @@ def shown(value: Any, most: int = 60) -> str:
         return str(value).lower()
     if not isinstance(value, int | float | str):
         return kind_of(value)
-    text = f"a number of {value.bit_length()} bits" if _huge(value) else repr(value)
-    return f"{text if len(text) <= most else text[: most - 3] + '...'} ({kind_of(value)})"
-
-
-def _huge(value: float | str) -> bool:
     # Python refuses to print whole numbers beyond some thousand digits.
-    return isinstance(value, int) and value.bit_length() > 1000
+    huge = isinstance(value, int) and value.bit_length() > 1000
+    text = "a number of hundreds of digits" if huge else repr(value)
+    return f"{text if len(text) <= most else text[: most - 3] + '...'} ({kind_of(value)})"
 
 
 def one_of(names: Sequence[str]) -> str:

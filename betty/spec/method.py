@@ -91,12 +91,12 @@ def _preset_name_issues(name: Any, at: Field) -> Iterator[Issue]:
 
 def _preset_issues(value: Mapping[str, Any]) -> Iterator[Issue]:
     if "name" not in value:
-        near = next((key for key in value if isinstance(key, str) and nearest(key, ["name", "inverse", "product"])), "")
+        near = next((found for key in value if (found := nearest(str(key), ["name", "inverse", "product"]))), "")
         yield Issue(
             code="missing-field",
             message="a method needs a name, or an inverse and a product",
             expected=FORMS,
-            hint=nearest(near, ["name", "inverse", "product"]) if near else "",
+            hint=near,
         )
         return
     name = value["name"]

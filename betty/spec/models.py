@@ -28,6 +28,10 @@ def _check_init(value: Any) -> Any:
     raise refuse(Issue(code="wrong-type", message=f"found {shown(value)}", expected=expected, hint=hint))
 
 
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _check_method(value: Any) -> Any:
     if issues := method_issues(value):
         raise refuse(*issues)
@@ -40,7 +44,7 @@ def _check_run_name(value: str) -> str:
     # The name becomes part of a folder's name.
     hint = re.sub(r"[^A-Za-z0-9_.-]+", "-", value).strip("-.")
     expected = "letters, digits, '-', '_' and '.'"
-    raise refuse(Issue(code="bad-name", message=f"{shown(value)} is not a name", expected=expected, hint=hint))
+    raise refuse(Issue(code="bad-name", message=f"{value!r} is not a name", expected=expected, hint=hint))
 
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
@@ -50,14 +54,14 @@ def _check_device(value: str) -> str:
     if value in DEVICES or re.fullmatch(r"(cuda|xpu):\d{1,4}", value):
         return value
     expected = f"{one_of(DEVICES)}, or one of several such as cuda:1"
-    hint = nearest(value, DEVICES)
-    raise refuse(Issue(code="bad-choice", message=f"{shown(value)} is not a device", expected=expected, hint=hint))
+    hint = "cuda" if value == "gpu" else nearest(value, DEVICES)
+    raise refuse(Issue(code="bad-choice", message=f"{value!r} is not a device", expected=expected, hint=hint))
 
 
 class ParameterSpec(SpecModel):
     """One named parameter of a problem that has no module."""
 
-    shape: list[Annotated[int, Field(ge=0)]] = Field(
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_listed)] = Field(
         default=[], description="Lengths of the dimensions; `[]` is a single number."
     )
     init: Annotated[
