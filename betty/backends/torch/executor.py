@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,11 +103,12 @@ class Executor:
     def _follow(self, frame: Frame, instructions: Sequence[Instruction]) -> Outcome:
         name = frame.problem.name
         for index, item in enumerate(instructions):
+            run = partial(self._run[type(item)], frame, item)
             try:
                 if self.around is None:
-                    self._run[type(item)](frame, item)
+                    run()
                 else:
-                    self.around(self._steps[name], index, lambda item=item: self._run[type(item)](frame, item))
+                    self.around(self._steps[name], index, run)
             except Exception as error:
                 error.add_note(f"in instruction %{index} ({item.op}) of problem {name!r}, step {frame.problem.count}")
                 raise

@@ -107,10 +107,15 @@ class Objective(nn.Module):
         self._live = {key: View(key, module, fixed=True) for key, module in modules.items()}
         self._stand_in = {key: View(key, module, fixed=False) for key, module in modules.items()}
 
+    @property
+    def loss(self) -> Callable[..., Any]:
+        """The loss as it was given."""
+        return self._loss[0]
+
     def live(self, batch: Any) -> Evaluation:
         """Evaluate as the program itself does: buffers and random states move on."""
         with self._cast():
-            return self._checked(self._call(batch, self._live))
+            return self.checked(self._call(batch, self._live))
 
     def pure(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]]) -> Tensor:
         """The loss with other tensors in the place of the trainable parameters of the problems in ``stand_ins``.
@@ -133,22 +138,26 @@ class Objective(nn.Module):
             tensors.update((name, buffer.clone()) for name, buffer in self.named_buffers())
         with self._cast():
             if not tensors:
-                return self._checked(self._call(batch, self._live))
-            return self._checked(functional_call(self, tensors, (batch,)))
+                return self.checked(self._call(batch, self._live))
+            return self.checked(functional_call(self, tensors, (batch,)))
 
     def forward(self, batch: Any) -> Any:
         return self._call(batch, self._stand_in)
 
     def _call(self, batch: Any, views: Mapping[str, View]) -> Any:
-        loss = self._loss[0]
-        return loss(batch=batch, **views) if self._takes_batch else loss(**views)
+        return self.loss(batch=batch, **views) if self._takes_batch else self.loss(**views)
 
     def _cast(self) -> AbstractContextManager[Any]:
         if self._autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self._autocast)
 
-    def _checked(self, value: Any) -> Evaluation:
+    def checked(self, value: Any) -> Evaluation:
+        """What a loss has returned, as a scalar loss and metrics.
+
+        Raises:
+            RunError: It is neither a scalar tensor with a gradient nor a dict that holds one as ``loss``.
+        """
         metrics: dict[str, Any] = {}
         if isinstance(value, Mapping):
             if "loss" not in value:

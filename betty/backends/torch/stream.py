@@ -87,7 +87,7 @@ class Stream:
         if self._loader is None or isinstance(self._loader, Iterator):
             self._loader = as_loader(self._source(), self._loading, self.problem)
         sampler = getattr(self._loader, "sampler", None)
-        if hasattr(sampler, "set_epoch"):
+        if sampler is not None and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(self.epoch)
         return iter(self._loader)
 

@@ -59,7 +59,8 @@ def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
 
 def norm(tree: Sequence[Tensor]) -> Tensor:
     """Euclidean norm over all leaves, in at least single precision; stays on the device."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_wide(tree))))
+    length: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_wide(tree))))
+    return length
 
 
 def _wide(tree: Sequence[Tensor]) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +46,7 @@ class _Difference(Linearization):
     def pull(self, q: Tree) -> dict[str, Tree]:
         return self._difference(q, self.lower.reads)
 
-    def _difference(self, v: Tree, by: dict[str, Tree]) -> dict[str, Tree]:
+    def _difference(self, v: Tree, by: Mapping[str, Tree]) -> dict[str, Tree]:
         length = norm(v)
         # A zero direction moves nothing and has a zero product; the floor keeps the step finite there.
         step = self.epsilon / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)
@@ -55,7 +56,7 @@ class _Difference(Linearization):
             name: scale(_like(0.5 / step, ahead[name]), subtract(ahead[name], behind[name])) for name in by
         }
 
-    def _gradients(self, at: Tree, by: dict[str, Tree]) -> dict[str, Tree]:
+    def _gradients(self, at: Tree, by: Mapping[str, Tree]) -> dict[str, Tree]:
         """First-order gradients by each of ``by``, with the lower's parameters at ``at``."""
         stand_in = tuple(leaf.detach().requires_grad_() for leaf in at)
         inputs = {name: stand_in if name == self.lower.name else tree for name, tree in by.items()}

@@ -1,0 +1,142 @@
+"""Facts about each problem from a trace on fake tensors: shapes and operations without any computation."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
+
+from betty.backends.torch.program import LiveProblem, Program
+from betty.backends.torch.random import replaying
+from betty.ir.records import Facts
+
+STATES = {"SGD": 0, "Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "Adadelta": 2, "LBFGS": 0}
+"""Copies of the parameters that an optimiser keeps; others keep one, and SGD one with momentum."""
+
+
+def trace(program: Program) -> dict[str, Facts]:
+    """Facts by problem. What cannot be traced still has its parameters counted, and a note says why.
+
+    The program is as before afterwards; a stream's next micro-batch is looked at and stays the next one.
+    """
+    known: dict[Hashable, Facts] = {}
+    found = {}
+    for name, problem in program.problems.items():
+        batch = problem.stream.peek() if problem.stream is not None else None
+        key = _likeness(problem, batch)
+        if key not in known:
+            known[key] = facts(program, problem, batch)
+        found[name] = known[key]
+    return found
+
+
+def facts(program: Program, problem: LiveProblem, batch: Any) -> Facts:
+    """Facts about one problem, its loss evaluated on fake tensors of the shapes of ``batch``."""
+    counted = Facts(
+        parameters=sum(parameter.numel() for parameter in problem.parameters),
+        parameter_bytes=_bytes(problem.parameters),
+        state_bytes=_state_copies(problem) * _bytes(problem.parameters),
+    )
+    try:
+        with replaying(None, program.device):
+            return replace(counted, **_measure(problem, batch))
+    except Exception as error:  # any operation of a user's loss may have no fake kernel, or need real values
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        return replace(counted, note=f"{type(error).__name__}: {first}"[:200])
+
+
+def _likeness(problem: LiveProblem, batch: Any) -> Hashable:
+    """Problems that are alike in this are traced once: the loss's code, and the make and shapes of what it reads."""
+    loss = problem.objective.loss
+    code = getattr(loss, "__code__", None)
+    text = (code.co_code, code.co_consts, code.co_names, id(loss.__globals__)) if code else id(loss)
+    if getattr(loss, "__closure__", None):
+        text = id(loss)
+    read = [(repr(module), _shapes(_tensors(module))) for module in problem.objective.read]
+    own = (_shapes(dict(enumerate(problem.parameters))), _state_copies(problem))
+    return text, str(read), str(own), str(tree_map(_shape, batch))
+
+
+def _shapes(tensors: Mapping[Any, Tensor]) -> list[Any]:
+    return [(name, _shape(tensor)) for name, tensor in tensors.items()]
+
+
+def _shape(item: Any) -> Any:
+    return (tuple(item.shape), item.dtype, item.requires_grad) if isinstance(item, Tensor) else item
+
+
+def _measure(problem: LiveProblem, batch: Any) -> dict[str, Any]:
+    # Constants that a loss closes over are real tensors; they may meet the fake ones.
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    objective = problem.objective
+    tensors = {name: _fake(mode, tensor) for name, tensor in _tensors(objective).items()}
+    by = [tensor for tensor in tensors.values() if tensor.requires_grad]
+    fake_batch = tree_map(lambda item: _fake(mode, item) if isinstance(item, Tensor) else item, batch)
+    saved = _Saved(by)
+    with mode, FlopCounterMode(display=False) as counter, torch.enable_grad():
+        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+            loss = objective.checked(functional_call(objective, tensors, (fake_batch,))).loss
+        forward = counter.get_total_flops()
+        gradient = torch.autograd.grad(loss, by, allow_unused=True, create_graph=True)
+        backward = counter.get_total_flops() - forward
+    with mode:
+        twice = _twice(gradient, by)
+    return {"forward_flops": forward, "backward_flops": backward, "saved_bytes": saved.bytes, "twice": twice}
+
+
+def _twice(gradient: Sequence[Tensor | None], by: list[Tensor]) -> bool:
+    """Whether the gradient's own graph can be run backward."""
+    parts = [part for part in gradient if part is not None and part.requires_grad]
+    if not parts:
+        return True
+    try:
+        torch.autograd.grad(parts, by, [torch.ones_like(part) for part in parts], allow_unused=True)
+    except RuntimeError as error:
+        if "not implemented" in str(error) or "not differentiable" in str(error):
+            return False
+        raise
+    return True
+
+
+class _Saved:
+    """Counts the bytes that the forward pass saves for the backward pass, each storage once, parameters left out."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self._seen = {tensor.untyped_storage()._cdata for tensor in parameters}
+        self.bytes = 0
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+    fake = mode.from_tensor(tensor.detach())
+    return fake.requires_grad_(tensor.requires_grad) if tensor.requires_grad else fake
+
+
+def _state_copies(problem: LiveProblem) -> int:
+    optimizer = problem.optimizer
+    if optimizer is None:
+        return 0
+    name = type(optimizer).__name__
+    momentum = any(group.get("momentum") for group in optimizer.param_groups)
+    return 1 if name == "SGD" and momentum else STATES.get(name, 1)
+
+
+def _bytes(tensors: tuple[Tensor, ...]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
