@@ -1,0 +1,192 @@
+"""The loop: iterations of a plan, with validation, early stopping and observers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from betty.backends.torch.errors import RunError
+from betty.backends.torch.executor import Executor, Outcome
+from betty.backends.torch.objective import View
+from betty.backends.torch.program import Program, preserved
+from betty.backends.torch.random import replaying
+from betty.ir.diagnostics import listing, nearest
+from betty.ir.plan import Step
+
+Row = dict[str, float]
+
+
+class Observer(Protocol):
+    """Told of what happens in a run; nothing that an observer does changes the run."""
+
+    def started(self, iteration: int, last: int) -> None:
+        """The loop begins after ``iteration`` iterations and will end after ``last``."""
+
+    def iterated(self, iteration: int) -> None:
+        """An iteration is done. Called every time: no synchronisation with the device here."""
+
+    def recorded(self, iteration: int, row: Row) -> None:
+        """A row of metrics: losses and metrics as ``problem.metric``, and ``validate.metric`` where it was due."""
+
+    def ended(self, iteration: int, reason: str) -> None:
+        """The loop is over: ``finished``, ``stopped early`` or ``interrupted``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """A function that measures the problems, called every so many iterations, without gradients, in eval mode."""
+
+    function: Callable[..., Any]
+    reads: tuple[str, ...]
+    every: int = 100
+
+    def measure(self, program: Program) -> Row:
+        """Numbers by name; the program is as before afterwards (modes, buffers and random states).
+
+        Raises:
+            RunError: The function returned neither a number nor a dict of numbers.
+        """
+        views = {name: View(name, program[name].module, fixed=True) for name in self.reads}
+        with torch.no_grad(), evaluating(program), replaying(None, program.device), preserved(program):
+            found = self.function(**views)
+        if not isinstance(found, Mapping):
+            found = {getattr(self.function, "__name__", "value"): found}
+        try:
+            return {str(key): float(value) for key, value in found.items()}
+        except (TypeError, ValueError) as error:
+            raise RunError(f"validate returned what is no number: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """End the run after ``patience`` validations in which ``metric`` was not better than before."""
+
+    metric: str
+    mode: Literal["min", "max"] = "min"
+    patience: int = 5
+
+
+@dataclass
+class _Patience:
+    rule: EarlyStopping
+    best: float = math.inf
+    waited: int = 0
+
+    def exhausted(self, row: Row) -> bool:
+        if self.rule.metric not in row:
+            hint = nearest(self.rule.metric, list(row))
+            raise RunError(
+                f"early stopping watches {self.rule.metric!r}, which validate does not return; "
+                f"it returns {listing(list(row))}" + (f" (did you mean {hint!r}?)" if hint else "")
+            )
+        value = row[self.rule.metric] * (1 if self.rule.mode == "min" else -1)
+        better = value < self.best
+        self.best, self.waited = (value, 0) if better else (self.best, self.waited + 1)
+        return self.waited >= self.rule.patience
+
+
+@dataclass(eq=False)
+class Trainer:
+    """Runs a plan iteration by iteration; may be called again and goes on where it was.
+
+    Args:
+        executor: Runs the steps.
+        validation: Measured every ``validation.every`` iterations and at the end.
+        early_stopping: When to end before time.
+        record_every: Iterations between two rows of metrics.
+    """
+
+    executor: Executor
+    validation: Validation | None = None
+    early_stopping: EarlyStopping | None = None
+    record_every: int = 10
+    observers: Sequence[Observer] = ()
+    iteration: int = 0
+    """Iterations done."""
+    validated: Row = field(default_factory=dict)
+    """The last validation."""
+    _latest: dict[str, Outcome] = field(default_factory=dict)
+
+    def run(self, iterations: int) -> str:
+        """``iterations`` more iterations; why the loop ended.
+
+        A ``KeyboardInterrupt`` ends the loop; what it cut short is the step it fell into.
+        """
+        last, reason = self.iteration + iterations, "finished"
+        patience = _Patience(self.early_stopping) if self.early_stopping else None
+        self._tell("started", self.iteration, last)
+        try:
+            while self.iteration < last:
+                self._iterate()
+                row = self._row(final=self.iteration == last)
+                if row:
+                    self._tell("recorded", self.iteration, row)
+                self._tell("iterated", self.iteration)
+                if patience and self._validation_due() and patience.exhausted(self.validated):
+                    reason = "stopped early"
+                    break
+        except KeyboardInterrupt:
+            reason = "interrupted"
+        self._tell("ended", self.iteration, reason)
+        return reason
+
+    def _iterate(self) -> None:
+        self.iteration += 1
+        for step in self.executor.plan:
+            if self.iteration % step.period == 0 and self._warm(step):
+                self._latest[step.problem] = self.executor.step(step.problem)
+
+    def _warm(self, step: Step) -> bool:
+        return all(self.executor.program[lower].count > least for lower, least in step.after)
+
+    def _validation_due(self) -> bool:
+        return self.validation is not None and self.iteration % self.validation.every == 0
+
+    def _row(self, final: bool) -> Row:
+        """The metrics of this iteration, empty where none are due; the one place where the device is waited for."""
+        row: Row = {}
+        if final or self.iteration % self.record_every == 0:
+            row.update(_numbers(self._latest))
+        if self.validation is not None and (final or self._validation_due()):
+            self.validated = self.validation.measure(self.executor.program)
+            row.update((f"validate.{key}", value) for key, value in self.validated.items())
+        return row
+
+    def _tell(self, event: str, *arguments: Any) -> None:
+        for observer in self.observers:
+            getattr(observer, event)(*arguments)
+
+
+def _numbers(outcomes: Mapping[str, Outcome]) -> Row:
+    """Losses and metrics of the last steps as floats, in one transfer."""
+    named = {
+        f"{name}.{key}": value
+        for name, outcome in outcomes.items()
+        for key, value in {"loss": outcome.loss, **outcome.metrics}.items()
+    }
+    tensors = {key: value for key, value in named.items() if isinstance(value, Tensor) and value.numel() == 1}
+    row = {key: float(value) for key, value in named.items() if isinstance(value, int | float)}
+    if tensors:
+        stacked = torch.stack([value.detach().double().reshape(()) for value in tensors.values()])
+        row.update(zip(tensors, stacked.tolist(), strict=True))
+    return {key: row[key] for key in named if key in row}
+
+
+@contextmanager
+def evaluating(program: Program) -> Any:
+    """All modules in eval mode; each submodule's own mode is put back afterwards."""
+    modules = [module for problem in program.problems.values() for module in problem.module.modules()]
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode

@@ -1,0 +1,189 @@
+"""From a resolved spec to a live program: modules are made, placed and seeded, optimisers and data attached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from betty.backends.torch.errors import RunError
+from betty.backends.torch.objective import Objective, ParameterModule
+from betty.backends.torch.program import LiveProblem, Program
+from betty.backends.torch.random import derived_seed
+from betty.backends.torch.stream import Loading, Stream
+from betty.backends.torch.trainer import EarlyStopping, Validation
+from betty.backends.torch.updates import RULES
+from betty.ir.diagnostics import Diagnostic, SpecError
+from betty.ir.graph import Graph
+from betty.spec.models import EngineSpec, ParameterSpec, ProblemSpec, Spec
+from betty.spec.targets import Resolved, ResolvedProblem
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp64": None}
+DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+
+
+def pick_device(wanted: str) -> torch.device:
+    """``auto`` as the accelerator that is there, else the CPU.
+
+    Raises:
+        RunError: The device is not on this machine.
+    """
+    if wanted == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"device {wanted!r} is not available here: {reason}") from None
+    return torch.device(wanted)
+
+
+@dataclass(frozen=True, eq=False)
+class _Builder:
+    spec: Spec
+    resolved: Resolved
+    device: torch.device
+
+    def run(self) -> Program:
+        modules = {name: self._module(name, problem) for name, problem in self.spec.problems.items()}
+        live = {
+            name: self._problem(name, problem, self.resolved.problems[name], modules)
+            for name, problem in self.spec.problems.items()
+        }
+        return Program(problems=live, device=self.device)
+
+    def _precision(self, problem: ProblemSpec) -> str:
+        return problem.precision or self.spec.engine.precision
+
+    def _module(self, name: str, problem: ProblemSpec) -> nn.Module:
+        dtype = DTYPES[self._precision(problem)]
+        torch.manual_seed(derived_seed(self.spec.engine.seed, name))
+        factory = self.resolved.problems[name].module
+        if factory is None:
+            parameters = {key: initial(item, dtype) for key, item in (problem.parameters or {}).items()}
+            return ParameterModule(parameters).to(self.device)
+        module = factory()
+        if not isinstance(module, nn.Module):
+            raise _wrong(name, "module", f"gave {type(module).__name__}", "a torch.nn.Module")
+        return module.to(device=self.device, dtype=dtype if dtype is torch.float64 else None)
+
+    def _problem(
+        self, name: str, problem: ProblemSpec, found: ResolvedProblem, modules: Mapping[str, nn.Module]
+    ) -> LiveProblem:
+        precision, signature = self._precision(problem), found.signature
+        objective = Objective(
+            name,
+            found.loss,
+            {read: modules[read] for read in signature.reads},
+            takes_batch=signature.batch,
+            device=self.device,
+            autocast=AUTOCAST[precision],
+        )
+        optimizer = self._optimizer(name, modules[name], found.optimizer)
+        scheduler = found.scheduler(optimizer) if found.scheduler and optimizer else None
+        return LiveProblem(
+            name=name,
+            module=modules[name],
+            objective=objective,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            stream=self._stream(name, problem, found.data, precision),
+            gradient_clipping=problem.gradient_clipping,
+        )
+
+    def _optimizer(self, name: str, module: nn.Module, make: Callable[[Any], Any] | None) -> Optimizer | None:
+        if make is None:
+            return None
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not parameters:
+            raise _wrong(name, "optimizer", "has nothing to optimise", "a module with trainable parameters")
+        optimizer = make(parameters)
+        if not isinstance(optimizer, Optimizer):
+            raise _wrong(name, "optimizer", f"gave {type(optimizer).__name__}", "a torch.optim.Optimizer")
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise _wrong(name, "optimizer", "needs a closure that evaluates the loss again", "an optimiser without one")
+        return optimizer
+
+    def _stream(self, name: str, problem: ProblemSpec, make: Callable[[], Any] | None, precision: str) -> Stream | None:
+        data = problem.data
+        if data is None or make is None:
+            return None
+        loading = Loading(
+            batch_size=data.batch_size,
+            shuffle=data.shuffle,
+            drop_last=data.drop_last,
+            workers=data.workers,
+            seed=derived_seed(self.spec.engine.seed, name, "data"),
+        )
+        return Stream(name, make, loading, self.device, torch.float64 if precision == "fp64" else None)
+
+
+def build(spec: Spec, resolved: Resolved) -> Program:
+    """Make everything that runs. Each problem's first parameters depend on the engine's seed and its own name alone.
+
+    Raises:
+        SpecError: A target gave something of the wrong kind.
+        RunError: The device is missing, or the data of a problem is of no use.
+    """
+    program = _Builder(spec, resolved, pick_device(spec.engine.device)).run()
+    torch.manual_seed(spec.engine.seed)
+    return program
+
+
+def build_validation(engine: EngineSpec, resolved: Resolved) -> tuple[Validation | None, EarlyStopping | None]:
+    """What the trainer measures and when it ends before time."""
+    if engine.validation is None or resolved.validate is None:
+        return None, None
+    validation = Validation(resolved.validate, resolved.validate_signature.reads, engine.validation.every)
+    stop = engine.early_stopping
+    rule = EarlyStopping(metric=stop.metric, mode=stop.mode, patience=stop.patience) if stop else None
+    return validation, rule
+
+
+def initial(spec: ParameterSpec, dtype: torch.dtype) -> Tensor:
+    """The first value of a plain parameter."""
+    if spec.init == "normal":
+        return torch.randn(spec.shape, dtype=dtype)
+    if spec.init == "uniform":
+        return torch.rand(spec.shape, dtype=dtype)
+    number = {"zeros": 0.0, "ones": 1.0}.get(spec.init) if isinstance(spec.init, str) else spec.init
+    return torch.full(spec.shape, float(number or 0.0), dtype=dtype)
+
+
+def check_trajectories(graph: Graph, program: Program) -> list[Diagnostic]:
+    """Edges whose method differentiates updates that have no differentiable form here."""
+    known = [optimizer.__name__ for optimizer in RULES]
+    return [
+        Diagnostic(
+            code="undifferentiable-optimizer",
+            field=("edges", index, "method"),
+            message=f"{edge.method.solver.name!r} differentiates the updates of {edge.lower!r}, "
+            f"whose optimizer is {_called(program[edge.lower].optimizer)}",
+            expected=f"an optimizer among {', '.join(known)}, or an implicit method",
+            hint="method: cg",
+        )
+        for index, edge in enumerate(graph.edges)
+        if edge.method is not None and edge.method.unrolled and type(program[edge.lower].optimizer) not in RULES
+    ]
+
+
+def _called(optimizer: Optimizer | None) -> str:
+    return "missing" if optimizer is None else type(optimizer).__name__
+
+
+def _wrong(name: str, part: str, found: str, expected: str) -> SpecError:
+    return SpecError(
+        [
+            Diagnostic(
+                code=f"wrong-{part}",
+                field=("problems", name, part),
+                message=f"the target of {part!r} {found}",
+                expected=expected,
+            )
+        ]
+    )
