@@ -71,7 +71,7 @@ class _Folder:
             sys.dont_write_bytecode = bytecode
             with contextlib.suppress(ValueError):
                 sys.path.remove(str(self.path))
-            self.siblings.update({name: module for name, module in self._new(before)})
+            self.siblings.update(self._new(before))
             for name in self.siblings:
                 sys.modules.pop(name, None)
             sys.modules.update(hidden)

@@ -13,9 +13,11 @@ from betty.spec.issues import Issue, kind_of, one_of
 BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def makes_things(found: Any) -> bool:
-    """Whether ``found`` is something that is called to make a thing (a class, a function), not the thing itself."""
-    return inspect.isclass(found) or inspect.isroutine(found) or isinstance(found, functools.partial)
+def makes_things(found: Any, needs: Collection[str]) -> bool:
+    """Whether ``found`` is called to make a thing, and not the thing itself, which has one of ``needs``."""
+    if inspect.isclass(found) or inspect.isroutine(found) or isinstance(found, functools.partial):
+        return True
+    return callable(found) and not any(hasattr(found, name) for name in needs)
 
 
 def argument_issues(
@@ -97,15 +99,9 @@ def instance_issues(called: str, found: Any, role: str, needs: Collection[str], 
     return []
 
 
-def factory(found: Any, args: Mapping[str, Any]) -> Callable[..., Any]:
-    """Calls ``found`` with ``args`` after its positional arguments; an instance is returned as it is."""
-    if not makes_things(found):
-        return _Given(found)
-    return functools.partial(found, **args) if args else _as_callable(found)
-
-
-def _as_callable(found: Callable[..., Any]) -> Callable[..., Any]:
-    return found
+def factory(found: Any, args: Mapping[str, Any], made: bool) -> Callable[..., Any]:
+    """Calls ``found`` with ``args`` after its positional arguments; what is ``made`` already is returned as it is."""
+    return _Given(found) if made else functools.partial(found, **args)
 
 
 class _Given:

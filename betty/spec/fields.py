@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import keyword
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
@@ -92,8 +93,11 @@ class Target(SpecModel):
         """What people call the target: its text, or the name of the live object."""
         if isinstance(self.target, str):
             return self.target
-        name = getattr(self.target, "__qualname__", None)
-        return name if isinstance(name, str) else type(self.target).__qualname__
+        live = self.target
+        while isinstance(live, functools.partial):
+            live = live.func
+        name = getattr(live, "__qualname__", None)
+        return name if isinstance(name, str) else type(live).__qualname__
 
 
 def _plain(info: ValidationInfo) -> bool:

@@ -17,7 +17,7 @@ from betty.spec.load import Document, Draft
 from betty.spec.models import ParameterSpec, ProblemSpec
 from betty.spec.signatures import LossSignature, bound_names, loss_signature, reading_issues, signature_of
 from betty.spec.static import Outline, outline
-from betty.spec.targets import Importer, SameFailure, TargetError, described
+from betty.spec.targets import Importer, SameFailureError, TargetError, described
 from betty.spec.trust import trust_of
 
 Factory = Callable[..., Any]
@@ -159,7 +159,7 @@ class _Resolver:
                 file = file_beside(self.document.folder, address.module) if address.beside else None
                 return outline(address, file) if file else Outline()
             return self.importer.find(target.target)
-        except SameFailure:
+        except SameFailureError:
             return _NOTHING
         except TargetError as error:
             self._add(path, [error.issue])
@@ -171,16 +171,15 @@ class _Resolver:
         name, needs, filled = ROLES[role]
         called = repr(target.text)
         if isinstance(found, Outline):
-            issues = list(argument_issues(called, found.call, target.args, filled)) if found.call else []
-        elif makes_things(found):
-            issues = call_issues(called, found, target.args, filled)
-        elif not hasattr(found, needs[0]) and callable(found) and not any(hasattr(found, one) for one in needs):
-            issues = call_issues(called, found, target.args, filled)
-            found = functools.partial(found)
-        else:
+            self._add(path, argument_issues(called, found.call, target.args, filled) if found.call else ())
+            return None
+        made = not makes_things(found, needs)
+        if made:
             issues = instance_issues(called, found, name, needs, target.args)
+        else:
+            issues = call_issues(called, found, target.args, filled)
         self._add(path, issues)
-        return None if issues or isinstance(found, Outline) else factory(found, target.args)
+        return None if issues else factory(found, target.args, made)
 
     def _function(
         self, path: Field, target: Target | None, batch: bool

@@ -59,7 +59,7 @@ def _parse(file: Path, module: str) -> ast.Module:
 
 
 def _scan(tree: ast.Module) -> tuple[set[str], dict[str, Definition], bool]:
-    """All names of a module, those that are defined exactly once by ``def`` or ``class``, whether none can be hidden."""
+    """Names of a module, those defined once by ``def`` or ``class``, and whether these are all."""
     names: set[str] = set()
     defined: dict[str, Definition] = {}
     complete = True

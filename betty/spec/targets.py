@@ -112,7 +112,7 @@ class Importer:
 
     def _module(self, address: Address) -> ModuleType:
         if address.module in self.failed:
-            raise SameFailure(Issue(code="import-failed", message="the module failed before"))
+            raise SameFailureError(Issue(code="import-failed", message="the module failed before"))
         try:
             if address.beside:
                 return import_beside(self.folder, address.module)
@@ -173,7 +173,7 @@ class Importer:
             raise TargetError(self._missing_module(home))
 
 
-class SameFailure(TargetError):
+class SameFailureError(TargetError):
     """A target in a module whose failure was reported already."""
 
 
