@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +18,12 @@ from betty.backends.torch.random import derived_seed
 from betty.backends.torch.stream import Loading, Stream
 from betty.backends.torch.trainer import EarlyStopping, Validation
 from betty.backends.torch.updates import RULES
-from betty.ir.diagnostics import Diagnostic, SpecError
+from betty.ir.diagnostics import BettyError, Diagnostic, Field, SpecError
 from betty.ir.graph import Graph
+from betty.spec.load import Document
 from betty.spec.models import EngineSpec, ParameterSpec, ProblemSpec, Spec
-from betty.spec.targets import Resolved, ResolvedProblem
+from betty.spec.resolve import Resolved, ResolvedProblem
+from betty.spec.targets import described
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp64": None}
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
@@ -45,9 +48,14 @@ def pick_device(wanted: str) -> torch.device:
 
 @dataclass(frozen=True, eq=False)
 class _Builder:
-    spec: Spec
+    document: Document
+    graph: Graph
     resolved: Resolved
     device: torch.device
+
+    @property
+    def spec(self) -> Spec:
+        return self.document.spec
 
     def run(self) -> Program:
         modules = {name: self._module(name, problem) for name, problem in self.spec.problems.items()}
@@ -67,25 +75,28 @@ class _Builder:
         if factory is None:
             parameters = {key: initial(item, dtype) for key, item in (problem.parameters or {}).items()}
             return ParameterModule(parameters).to(self.device)
-        module = factory()
+        module = self._call(("problems", name, "module"), factory)
         if not isinstance(module, nn.Module):
-            raise _wrong(name, "module", f"gave {type(module).__name__}", "a torch.nn.Module")
+            raise self._wrong(name, "module", f"gave {type(module).__name__}", "a torch.nn.Module")
         return module.to(device=self.device, dtype=dtype if dtype is torch.float64 else None)
 
     def _problem(
         self, name: str, problem: ProblemSpec, found: ResolvedProblem, modules: Mapping[str, nn.Module]
     ) -> LiveProblem:
         precision, signature = self._precision(problem), found.signature
+        reads = (name, *self.graph.reads(name)) if signature.everything else signature.reads
         objective = Objective(
             name,
             found.loss,
-            {read: modules[read] for read in signature.reads},
+            {read: modules[read] for read in reads},
             takes_batch=signature.batch,
             device=self.device,
             autocast=AUTOCAST[precision],
         )
         optimizer = self._optimizer(name, modules[name], found.optimizer)
-        scheduler = found.scheduler(optimizer) if found.scheduler and optimizer else None
+        scheduler = None
+        if found.scheduler is not None and optimizer is not None:
+            scheduler = self._call(("problems", name, "scheduler"), found.scheduler, optimizer)
         return LiveProblem(
             name=name,
             module=modules[name],
@@ -101,12 +112,12 @@ class _Builder:
             return None
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if not parameters:
-            raise _wrong(name, "optimizer", "has nothing to optimise", "a module with trainable parameters")
-        optimizer = make(parameters)
+            raise self._wrong(name, "optimizer", "has nothing to optimise", "a module with trainable parameters")
+        optimizer = self._call(("problems", name, "optimizer"), make, parameters)
         if not isinstance(optimizer, Optimizer):
-            raise _wrong(name, "optimizer", f"gave {type(optimizer).__name__}", "a torch.optim.Optimizer")
+            raise self._wrong(name, "optimizer", f"gave {type(optimizer).__name__}", "a torch.optim.Optimizer")
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise _wrong(name, "optimizer", "needs a closure that evaluates the loss again", "an optimiser without one")
+            raise self._wrong(name, "optimizer", "needs a closure that evaluates the loss again", "an optimiser without one")
         return optimizer
 
     def _stream(self, name: str, problem: ProblemSpec, make: Callable[[], Any] | None, precision: str) -> Stream | None:
@@ -120,26 +131,47 @@ class _Builder:
             workers=data.workers,
             seed=derived_seed(self.spec.engine.seed, name, "data"),
         )
-        return Stream(name, make, loading, self.device, torch.float64 if precision == "fp64" else None)
+        source = partial(self._call, ("problems", name, "data"), make)
+        return Stream(name, source, loading, self.device, torch.float64 if precision == "fp64" else None)
+
+    def _wrong(self, name: str, part: str, found: str, expected: str) -> SpecError:
+        message = f"the target of {part!r} {found}"
+        wrong = Diagnostic(code=f"wrong-{part}", field=("problems", name, part), message=message, expected=expected)
+        return self.document.report([wrong])
+
+    def _call(self, field: Field, make: Callable[..., Any], *arguments: Any) -> Any:
+        """What a target makes; what it raises becomes a diagnostic that names the target and the line in its file."""
+        try:
+            return make(*arguments)
+        except BettyError:
+            raise
+        except Exception as error:
+            message = f"calling the target raised {described(error, self.document.folder)}"
+            raise self.document.report([Diagnostic(code="call-failed", field=field, message=message)]) from error
 
 
-def build(spec: Spec, resolved: Resolved) -> Program:
+def build(document: Document, graph: Graph, resolved: Resolved) -> Program:
     """Make everything that runs. Each problem's first parameters depend on the engine's seed and its own name alone.
 
     Raises:
         SpecError: A target gave something of the wrong kind.
-        RunError: The device is missing, or the data of a problem is of no use.
+        RunError: The device is missing.
     """
-    program = _Builder(spec, resolved, pick_device(spec.engine.device)).run()
-    torch.manual_seed(spec.engine.seed)
+    engine = document.spec.engine
+    program = _Builder(document, graph, resolved, pick_device(engine.device)).run()
+    torch.manual_seed(engine.seed)
     return program
 
 
-def build_validation(engine: EngineSpec, resolved: Resolved) -> tuple[Validation | None, EarlyStopping | None]:
+def build_validation(
+    engine: EngineSpec, graph: Graph, resolved: Resolved
+) -> tuple[Validation | None, EarlyStopping | None]:
     """What the trainer measures and when it ends before time."""
-    if engine.validation is None or resolved.validate is None:
+    if engine.validation is None or resolved.validate is None or resolved.validate_signature is None:
         return None, None
-    validation = Validation(resolved.validate, resolved.validate_signature.reads, engine.validation.every)
+    signature = resolved.validate_signature
+    reads = tuple(problem.name for problem in graph.problems) if signature.everything else signature.reads
+    validation = Validation(resolved.validate, reads, engine.validation.every)
     stop = engine.early_stopping
     rule = EarlyStopping(metric=stop.metric, mode=stop.mode, patience=stop.patience) if stop else None
     return validation, rule
@@ -174,16 +206,3 @@ def check_trajectories(graph: Graph, program: Program) -> list[Diagnostic]:
 
 def _called(optimizer: Optimizer | None) -> str:
     return "missing" if optimizer is None else type(optimizer).__name__
-
-
-def _wrong(name: str, part: str, found: str, expected: str) -> SpecError:
-    return SpecError(
-        [
-            Diagnostic(
-                code=f"wrong-{part}",
-                field=("problems", name, part),
-                message=f"the target of {part!r} {found}",
-                expected=expected,
-            )
-        ]
-    )

@@ -1,0 +1,208 @@
+"""The engine: a spec compiled, explained, drawn and run, from Python."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from betty.backends.torch.executor import Executor
+from betty.backends.torch.profiler import Profiler
+from betty.backends.torch.trace import trace
+from betty.backends.torch.trainer import Observer, Trainer
+from betty.build import build, build_validation, check_trajectories
+from betty.ir.compile import Compiled, compile_graph
+from betty.ir.diagnostics import BettyError, listing, nearest
+from betty.ir.explain import Measured, explain
+from betty.ir.graph import Graph
+from betty.ir.plan import Plan
+from betty.observers.records import JsonLines, Memory, TensorBoard
+from betty.render import Rendered, render, svg
+from betty.result import Result
+from betty.runfolder import RunFolder, new_folder
+from betty.spec.dump import to_yaml
+from betty.spec.frontend import compile_source
+from betty.spec.load import Source
+from betty.spec.models import Spec
+
+
+class Engine:
+    """A multilevel program, compiled and ready to run.
+
+    In a notebook the last expression ``engine`` shows the drawn graph and the plan.
+
+    Args:
+        spec: The path of a YAML file, a mapping as such a file holds, or a ``betty.Spec``; live modules, losses,
+            data and optimisers may stand in a mapping or ``Spec`` in the place of targets.
+        overrides: ``path=value`` texts such as ``"problems.classifier.optimizer.lr=0.01"``.
+        trust: Packages beyond ``torch`` and ``betty`` that targets may come from.
+
+    Raises:
+        SpecError: Everything wrong with the spec and the program, in one report.
+        RunError: The device is not on this machine.
+    """
+
+    def __init__(self, spec: Source, *, overrides: Sequence[str] = (), trust: Iterable[str] = ()) -> None:
+        found = compile_source(spec, overrides, trust)
+        assert found.resolved is not None
+        self._document = found.document
+        self._program = build(found.document, found.graph, found.resolved)
+        self._compiled = self._compile(found.graph)
+        engine = self.spec.engine
+        validation, stopping = build_validation(engine, found.graph, found.resolved)
+        self._trainer = Trainer(
+            Executor(self.plan, self._program),
+            validation=validation,
+            early_stopping=stopping,
+            record_every=engine.log.every,
+        )
+
+    def _compile(self, declared: Graph) -> Compiled:
+        facts = trace(self._program)
+        settings = replace(declared.settings, device=str(self._program.device))
+        traced = replace(declared, settings=settings).map(problem=lambda one: replace(one, facts=facts[one.name]))
+        if wrong := check_trajectories(traced, self._program):
+            raise self._document.report(wrong)
+        return compile_graph(traced)
+
+    @property
+    def spec(self) -> Spec:
+        """The spec as it is run, overrides included."""
+        return self._document.spec
+
+    @property
+    def graph(self) -> Graph:
+        """The dataflow graph with levels, periods, facts and resolved methods."""
+        return self._compiled.graph
+
+    @property
+    def plan(self) -> Plan:
+        """What the executor follows."""
+        return self._compiled.plan
+
+    @property
+    def passes(self) -> Sequence[Any]:
+        """The graph after each pass."""
+        return self._compiled.trace
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done so far."""
+        return self._trainer.iteration
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The live module of every problem; one that is a plain set of parameters has a module that holds them."""
+        return {name: problem.module for name, problem in self._program.problems.items()}
+
+    def explain(self) -> str:
+        """The plan as a person reads it."""
+        return explain(self.plan, self.graph)
+
+    def render(self, path: str | Path) -> Rendered:
+        """Draw the graph into an SVG, PNG, PDF, DOT or Mermaid file, by its ending.
+
+        Raises:
+            RenderError: The ending is unknown, a program for it is missing, or the file cannot be written.
+        """
+        return render(self.graph, Path(path))
+
+    def hypergradient(self, name: str, batches: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+        """The derivative of a problem's loss by its parameters, its lowers' responses included, by parameter name.
+
+        For a problem without uppers' flows below it this is the plain gradient. Evaluated at the current parameters;
+        nothing is changed: parameters, buffers, random states, counters and data streams stay bit for bit.
+
+        Args:
+            name: The problem.
+            batches: Micro-batches by problem, for the problem itself and for lowers that respond; without one, a
+                lower uses those of its last update, and a problem that has not stepped yet its first.
+
+        Raises:
+            BettyError: There is no such problem.
+            RunError: An unrolled lower has made no update yet.
+        """
+        if unknown := [key for key in (name, *(batches or {})) if key not in self._program.problems]:
+            known = list(self._program.problems)
+            hint = nearest(unknown[0], known)
+            raise BettyError(
+                f"there is no problem {unknown[0]!r}; there are {listing(known)}"
+                + (f" (did you mean {hint!r}?)" if hint else "")
+            )
+        outcome = self._trainer.executor.hypergradient(name, batches)
+        return self._program[name].named(tuple(leaf.detach() for leaf in outcome.gradient))
+
+    def validate(self) -> dict[str, float]:
+        """What ``engine.validate`` of the spec measures now; empty where the spec has none."""
+        validation = self._trainer.validation
+        return validation.measure(self._program) if validation else {}
+
+    def run(
+        self,
+        iterations: int | None = None,
+        *,
+        out: str | Path | None = None,
+        write: bool = False,
+        profile: bool = False,
+        observers: Sequence[Observer] = (),
+    ) -> Result:
+        """Run the plan; called again it goes on from where it is.
+
+        Args:
+            iterations: How many; the spec's by default.
+            out: Folder for ``metrics.jsonl``, ``plan.txt``, ``spec.yaml`` and ``weights.pt``.
+            write: Write them to ``runs/<name>-<n>`` where ``out`` is not given.
+            profile: Measure time and memory of every instruction; slower.
+            observers: Told of every iteration and record.
+
+        Raises:
+            RunError: The run cannot go on, or its folder cannot be written.
+        """
+        folder = new_folder(out, self.spec.name) if out is not None or write else None
+        memory, profiler = Memory(), Profiler(self._program.device) if profile else None
+        self._trainer.executor.around = profiler
+        self._trainer.observers = [memory, *self._writers(folder), *observers]
+        start = time.perf_counter()
+        reason = self._trainer.run(self.spec.engine.iterations if iterations is None else iterations)
+        seconds = time.perf_counter() - start
+        if folder is not None:
+            folder.write_weights({name: module.state_dict() for name, module in self.modules.items()})
+        return Result(
+            metrics=memory.history.last(),
+            history=memory.history,
+            iterations=self.iteration,
+            reason=reason,
+            seconds=seconds,
+            folder=folder.path if folder else None,
+            profile=self._measured(profiler) if profiler else "",
+        )
+
+    def _writers(self, folder: RunFolder | None) -> list[Observer]:
+        if folder is None:
+            return []
+        folder.write_plan(self.explain() + "\n")
+        folder.write_spec(to_yaml(self.spec))
+        found: list[Observer] = [JsonLines(folder.metrics)]
+        if self.spec.engine.log.tensorboard:
+            found.append(TensorBoard(folder.path))
+        return found
+
+    def _measured(self, profiler: Profiler) -> str:
+        measured = {
+            key: Measured(seconds=reading.seconds, bytes=reading.bytes, calls=reading.calls)
+            for key, reading in profiler.readings.items()
+        }
+        return explain(self.plan, self.graph, measured)
+
+    def __repr__(self) -> str:
+        return self.explain()
+
+    def _repr_html_(self) -> str:
+        plan = html.escape(self.explain())
+        return f'<div>{svg(self.graph)}<pre style="line-height: 1.35; overflow-x: auto">{plan}</pre></div>'
+

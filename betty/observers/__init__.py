@@ -1,0 +1,1 @@
+"""Observers of a run: each watches the loop and writes or shows something; none changes it."""

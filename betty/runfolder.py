@@ -1,0 +1,90 @@
+"""The folder of a run: where it lies and what is in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from betty.backends.torch.errors import RunError
+
+METRICS, PLAN, SPEC, WEIGHTS = "metrics.jsonl", "plan.txt", "spec.yaml", "weights.pt"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``metrics.jsonl``, ``plan.txt``, ``spec.yaml`` and the final ``weights.pt`` of one run."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS
+
+    def write_plan(self, text: str) -> None:
+        self._write(PLAN, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def write_spec(self, text: str) -> None:
+        self._write(SPEC, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def write_weights(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """State dicts by problem, for ``torch.load(..., weights_only=True)``."""
+        import torch
+
+        self._write(WEIGHTS, lambda path: torch.save({name: dict(state) for name, state in states.items()}, path))
+
+    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        try:
+            write_atomically(self.path / name, write)
+        except OSError as error:
+            raise RunError(f"cannot write {self.path / name}: {error.strerror or error}") from None
+
+
+def new_folder(wanted: Path | str | None, name: str) -> RunFolder:
+    """``wanted``, made if need be, or the first free ``runs/<name>-<n>``.
+
+    Raises:
+        RunError: The folder cannot be made, or holds another run already.
+    """
+    try:
+        if wanted is None:
+            return RunFolder(_next_free(Path("runs"), name))
+        path = Path(wanted)
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the run's folder: {error.strerror or error}: {error.filename}") from None
+    if (path / METRICS).exists():
+        raise RunError(f"{path} holds a run already; name another folder, or none for runs/{name}-<n>")
+    return RunFolder(path)
+
+
+def _next_free(parent: Path, name: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    taken = [int(found[1]) for entry in parent.iterdir() if (found := re.fullmatch(rf"{re.escape(name)}-(\d+)", entry.name))]
+    number = max(taken, default=0) + 1
+    while True:  # another run may take the same number at the same time
+        with suppress(FileExistsError):
+            (path := parent / f"{name}-{number}").mkdir()
+            return path
+        number += 1
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` fill a file that takes the place of ``path`` at once when it is complete and on disk."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        write(Path(temporary))
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
