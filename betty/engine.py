@@ -76,6 +76,11 @@ class Engine:
         return self._document.spec
 
     @property
+    def compiled(self) -> Compiled:
+        """Graph, plan and the graph after each pass."""
+        return self._compiled
+
+    @property
     def graph(self) -> Graph:
         """The dataflow graph with levels, periods, facts and resolved methods."""
         return self._compiled.graph
@@ -84,11 +89,6 @@ class Engine:
     def plan(self) -> Plan:
         """What the executor follows."""
         return self._compiled.plan
-
-    @property
-    def passes(self) -> Sequence[Any]:
-        """The graph after each pass."""
-        return self._compiled.trace
 
     @property
     def iteration(self) -> int:

@@ -1,0 +1,7 @@
+"""The command line: ``betty compile``, ``betty run`` and ``betty schema``."""
+
+from __future__ import annotations
+
+from betty.cli.app import main
+
+__all__ = ["main"]
