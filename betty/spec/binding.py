@@ -36,7 +36,8 @@ def argument_issues(
     missing = [one.name for one in rest if one.default is inspect.Parameter.empty and one.name not in args]
     for name in missing:
         message = f"{called} needs an argument {name!r}"
-        yield Issue(code="missing-argument", message=message, expected=f"args: {{{name}: ...}}")
+        expected = f"a value for {name}"
+        yield Issue(code="missing-argument", message=message, expected=expected, hint=f"args: {{{name}: ...}}")
     if not missing and filled and not _takes(parameters, filled):
         yield Issue(code="not-callable", message=f"{called} takes no positional argument", expected=_expected(allowed))
 

@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from betty.ir.diagnostics import Diagnostic, Field
@@ -16,8 +17,8 @@ from betty.spec.issues import Issue, kind_of
 from betty.spec.load import Document, Draft
 from betty.spec.models import ParameterSpec, ProblemSpec
 from betty.spec.signatures import LossSignature, bound_names, loss_signature, reading_issues, signature_of
-from betty.spec.static import Outline, outline
-from betty.spec.targets import Importer, SameFailureError, TargetError, described
+from betty.spec.static import Names, Outline, outline, read_names
+from betty.spec.targets import Address, Importer, SameFailureError, TargetError, described
 from betty.spec.trust import trust_of
 
 Factory = Callable[..., Any]
@@ -99,6 +100,7 @@ class _Resolver:
     static: bool
     diagnostics: list[Diagnostic] = field(default_factory=list)
     signatures: dict[str, LossSignature | None] = field(default_factory=dict)
+    read: dict[Path, Names] = field(default_factory=dict)
 
     @property
     def document(self) -> Document:
@@ -119,8 +121,15 @@ class _Resolver:
 
     def _problem(self, name: str, problem: ProblemSpec) -> ResolvedProblem | None:
         path: Field = ("problems", name)
-        made = {role: self._factory((*path, role), role, getattr(problem, role)) for role in ROLES}
-        loss, signature = self._function((*path, "loss"), problem.loss, batch=True)
+        # As they are written, since a module that cannot be imported is reported at the first target that needs it.
+        place = self.document.positions.place
+        made: dict[str, Factory | None] = {}
+        loss, signature = None, None
+        for role in sorted((*ROLES, "loss"), key=lambda one: place((*path, one)).order):
+            if role == "loss":
+                loss, signature = self._function((*path, "loss"), problem.loss, batch=True)
+            else:
+                made[role] = self._factory((*path, role), role, getattr(problem, role))
         self.signatures[name] = signature
         if signature is not None:
             self._check_data(path, name, problem, signature)
@@ -155,15 +164,24 @@ class _Resolver:
             return target.target
         try:
             if self.static:
-                address = self.importer.address(target.target)
-                file = file_beside(self.document.folder, address.module) if address.beside else None
-                return outline(address, file) if file else Outline()
+                return self._outline(self.importer.address(target.target))
             return self.importer.find(target.target)
         except SameFailureError:
             return _NOTHING
         except TargetError as error:
             self._add(path, [error.issue])
             return _NOTHING
+
+    def _outline(self, address: Address) -> Outline:
+        file = file_beside(self.document.folder, address.module) if address.beside else None
+        if file is None:
+            return Outline()
+        if file not in self.read:
+            self.importer.refuse_again(address.module)
+            self.importer.failed.add(address.module)
+            self.read[file] = read_names(file, address.module)
+            self.importer.failed.discard(address.module)
+        return outline(address, self.read[file])
 
     def _factory(self, path: Field, role: str, target: Target | None) -> Factory | None:
         if target is None or (found := self._find(path, target)) is _NOTHING:

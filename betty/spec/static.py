@@ -34,18 +34,41 @@ class Outline:
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
-def outline(address: Address, file: Path) -> Outline:
-    """What ``file`` says of the target at ``address``.
+@dataclass(frozen=True)
+class Names:
+    """The names of a module as its text shows them.
+
+    Args:
+        bound: All of them.
+        defined: Those that are bound exactly once, by ``def`` or ``class``.
+        complete: Whether there can be no others.
+    """
+
+    bound: set[str]
+    defined: dict[str, Definition]
+    complete: bool
+
+
+def outline(address: Address, names: Names) -> Outline:
+    """What the text of a module says of the target at ``address``.
 
     Raises:
-        TargetError: The file is no Python, or it surely defines no such name.
+        TargetError: The module surely has no such name.
     """
-    names, defined, complete = _scan(_parse(file, address.module))
     name = address.names[0]
-    if name not in names and complete:
-        raise TargetError(_missing(address, name, sorted(defined)))
-    found = defined.get(name)
+    if name not in names.bound and names.complete:
+        raise TargetError(_missing(address, name, sorted(names.defined)))
+    found = names.defined.get(name)
     return _outline(found) if found is not None and len(address.names) == 1 else Outline()
+
+
+def read_names(file: Path, module: str) -> Names:
+    """The names that ``file`` gives its ``module``.
+
+    Raises:
+        TargetError: The file is no Python.
+    """
+    return _scan(_parse(file, module))
 
 
 def _parse(file: Path, module: str) -> ast.Module:
@@ -58,8 +81,7 @@ def _parse(file: Path, module: str) -> ast.Module:
     raise TargetError(Issue(code="import-failed", message=message, expected="a module that can be imported"))
 
 
-def _scan(tree: ast.Module) -> tuple[set[str], dict[str, Definition], bool]:
-    """Names of a module, those defined once by ``def`` or ``class``, and whether these are all."""
+def _scan(tree: ast.Module) -> Names:
     names: set[str] = set()
     defined: dict[str, Definition] = {}
     complete = True
@@ -74,7 +96,7 @@ def _scan(tree: ast.Module) -> tuple[set[str], dict[str, Definition], bool]:
             else:
                 defined.pop(name, None)
             names.add(name)
-    return names, defined, complete
+    return Names(names, defined, complete)
 
 
 def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:

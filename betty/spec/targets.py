@@ -45,7 +45,7 @@ class Importer:
 
     folder: Path
     trust: Trust
-    failed: dict[str, bool] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
 
     def find(self, text: str) -> Any:
         """The object that ``text`` names.
@@ -111,15 +111,19 @@ class Importer:
         )
 
     def _module(self, address: Address) -> ModuleType:
-        if address.module in self.failed:
-            raise SameFailureError(Issue(code="import-failed", message="the module failed before"))
+        self.refuse_again(address.module)
         try:
             if address.beside:
                 return import_beside(self.folder, address.module)
             return importlib.import_module(address.module)
         except (Exception, SystemExit) as error:
-            self.failed[address.module] = True
+            self.failed.add(address.module)
             raise TargetError(self._import_issue(address, error)) from None
+
+    def refuse_again(self, module: str) -> None:
+        """Raise :class:`SameFailureError` if ``module`` has failed before."""
+        if module in self.failed:
+            raise SameFailureError(Issue(code="import-failed", message=f"{module!r} has failed before"))
 
     def _import_issue(self, address: Address, error: BaseException) -> Issue:
         if isinstance(error, ModuleNotFoundError) and not address.beside and _is_part(error.name, address.module):
