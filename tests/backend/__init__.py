@@ -1,0 +1,1 @@
+"""The torch backend against closed forms, finite differences and torch's own optimisers."""

@@ -1,0 +1,1 @@
+"""Toys, reference answers and comparisons that the tests share."""

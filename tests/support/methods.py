@@ -1,0 +1,64 @@
+"""The table of method cases: every contract test of methods runs every row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from betty.ir.methods import INVERSES, PRODUCTS, TRAJECTORIES, Method, complete
+from betty.ir.records import Value
+from tests.support.quadratics import QuadraticProgram
+
+EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}
+DIFFERENCES = {torch.float64: 1e-7, torch.float32: 5e-2}
+"""Quadratics have no truncation error; what is left is rounding over the length of the step."""
+
+
+@dataclass(frozen=True)
+class MethodCase:
+    """One way to compute a response.
+
+    Args:
+        solver: An inverse or a trajectory method.
+        product: A product; empty for a trajectory method.
+        rtol: Relative error allowed on a quadratic program against what the method stands for, by dtype.
+        options: Of either half, besides those that depend on the program.
+    """
+
+    solver: str
+    product: str
+    rtol: dict[torch.dtype, float]
+    options: tuple[tuple[str, Value], ...] = ()
+
+    def __str__(self) -> str:
+        return "+".join(filter(None, (self.solver, self.product)))
+
+    def method(self, program: QuadraticProgram, steps: int = 60) -> Method:
+        """The method with enough terms, or enough updates, for the program's condition."""
+        chosen: dict[str, Value] = dict(self.options)
+        if self.solver == "neumann":
+            chosen |= {"iterations": steps, "alpha": program.step_size}
+        if self.solver in TRAJECTORIES:
+            return Method(solver=complete(self.solver, TRAJECTORIES[self.solver], {"steps": steps}))
+        solver = complete(self.solver, INVERSES[self.solver], _of(INVERSES[self.solver].options, chosen))
+        product = complete(self.product, PRODUCTS[self.product], _of(PRODUCTS[self.product].options, chosen))
+        return Method(solver=solver, product=product)
+
+
+def _of(declared: object, chosen: dict[str, Value]) -> dict[str, Value]:
+    return {key: value for key, value in chosen.items() if key in declared}  # type: ignore[operator]
+
+
+STRICT = (("tolerance", 1e-12), ("iterations", 50))
+
+IMPLICIT_CASES = (
+    MethodCase("identity", "reverse", EXACT),
+    MethodCase("identity", "finite_difference", DIFFERENCES),
+    MethodCase("cg", "reverse", EXACT, STRICT),
+    MethodCase("cg", "finite_difference", DIFFERENCES, (("tolerance", 1e-9), ("epsilon", 1.0))),
+    MethodCase("neumann", "reverse", EXACT),
+    MethodCase("neumann", "finite_difference", DIFFERENCES, (("epsilon", 1.0),)),
+)
+TRAJECTORY_CASES = (MethodCase("unrolled", "", EXACT),)
+METHOD_CASES = IMPLICIT_CASES + TRAJECTORY_CASES
