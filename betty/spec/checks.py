@@ -26,7 +26,8 @@ def spec_diagnostics(spec: Spec, fitted: Fitted, names: Sequence[str]) -> Iterat
         )
     for name, problem in spec.problems.items():
         yield from _problem(("problems", name), name, problem, fitted)
-    yield from edge_diagnostics(spec, fitted, names)
+    if not fitted.without_problems:
+        yield from edge_diagnostics(spec, fitted, names)
     yield from _engine(spec, fitted)
 
 

@@ -36,6 +36,16 @@ class Fitted:
     refused: frozenset[Field] = frozenset()
     edges: tuple[int, ...] = ()
 
+    @property
+    def without_problems(self) -> bool:
+        """Whether the problems as a whole were refused, so that nothing is known of their names."""
+        return ("problems",) in self.refused
+
+    @property
+    def without_edges(self) -> bool:
+        """Whether edges may be missing: one was refused, or a field of the spec that may have been meant for them."""
+        return any(len(path) == 1 or path[0] == "edges" for path in self.refused)
+
     def touched(self, path: Field) -> bool:
         """Whether ``path``, something in it or something around it was refused."""
         return any(path[: len(one)] == one or one[: len(path)] == path for one in self.refused)

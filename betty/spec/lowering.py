@@ -52,7 +52,7 @@ def lower(document: Document, fitted: Fitted, signatures: Signatures) -> Lowered
     graph = Graph(spec.name, tuple(problems), tuple(edges), _settings(spec.engine))
     declared = document.data.get("edges")
     written = len(declared) if isinstance(declared, list) else len(spec.edges)
-    whole = len(kept) == written and len(problems) == len(document.names) and not fitted.touched(("edges",))
+    whole = len(kept) == written and len(problems) == len(document.names) and not fitted.without_edges
     return Lowered(graph, tuple(one.index for one in kept), whole)
 
 

@@ -258,10 +258,14 @@ class _Resolver:
 
     def _signature(
         self, path: Field, called: str, signature: inspect.Signature, bound: Iterable[str], batch: bool
-    ) -> LossSignature:
+    ) -> LossSignature | None:
         filled = frozenset(bound)
-        self._add(path, reading_issues(called, signature, self.names, filled, batch))
-        return loss_signature(signature, self.names, filled)
+        wrong = list(reading_issues(called, signature, self.names, filled, batch))
+        if wrong and self.draft.fitted.without_problems:
+            return None
+        self._add(path, wrong)
+        # A misspelt name is one mistake, not also a flow that nobody reads.
+        return None if wrong else loss_signature(signature, self.names, filled)
 
 
 _NOTHING = object()

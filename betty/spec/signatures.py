@@ -79,7 +79,7 @@ def reading_issues(
     called: str, signature: inspect.Signature, problems: Sequence[str], bound: Collection[str] = (), batch: bool = True
 ) -> Iterator[Issue]:
     """Arguments of a loss, named ``called``, that nothing can fill; ``batch`` tells whether there is one."""
-    allowed = [*([BATCH] if batch else []), *problems]
+    allowed = list(dict.fromkeys([*([BATCH] if batch else []), *problems]))
     for one in signature.parameters.values():
         if one.name in bound or one.kind in GIVEN:
             continue

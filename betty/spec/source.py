@@ -28,6 +28,7 @@ CONSTANTS: dict[str, bool | None] = {
 }
 INTEGER = re.compile(r"[-+]?[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+")
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+FORBIDDEN = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -49,6 +50,14 @@ class _Node:
     value: Any = None
     pairs: list[tuple[_Node, _Node]] | None = None
     items: list[_Node] | None = None
+
+
+class _Mark:
+    """The line and column of an index into a text, from zero."""
+
+    def __init__(self, text: str, index: int) -> None:
+        self.line = text.count("\n", 0, index)
+        self.column = index - text.rfind("\n", 0, index) - 1
 
 
 class _UnreadableError(Exception):
@@ -88,6 +97,10 @@ def scalar(text: str) -> Any:
 def _compose(text: str) -> _Node:
     if len(text) > LARGEST_TEXT:
         raise _UnreadableError("too-large", f"the text is larger than {LARGEST_TEXT // 2**20} MiB")
+    if found := FORBIDDEN.search(text):
+        raise _UnreadableError(
+            "bad-yaml", f"not YAML: character {found[0]!r} is not allowed", _Mark(text, found.start())
+        )
     events = _events(text)
     builder = _Builder(events)
     root = None
@@ -115,8 +128,6 @@ def _events(text: str) -> Iterator[Any]:
         raise _UnreadableError(
             "bad-yaml", f"not YAML: {error.problem or 'unreadable'}{context}", mark, _yaml_hint(error)
         ) from None
-    except yaml.reader.ReaderError as error:
-        raise _UnreadableError("bad-yaml", f"not YAML: character {error.character!r} is not allowed") from None
     except (yaml.YAMLError, UnicodeError) as error:
         raise _UnreadableError("bad-yaml", f"not YAML: {str(error).splitlines()[0]}") from None
 

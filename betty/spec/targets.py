@@ -138,7 +138,7 @@ class Importer:
         for name in address.names:
             inner = self._get(found, name, ".".join(done), address)
             if isinstance(inner, ModuleType) and not self._may_enter(inner):
-                raise TargetError(self._missing_module(inner.__name__))
+                raise TargetError(_other_package(address, inner.__name__))
             found = inner
             done.append(name)
         if not address.beside and not isinstance(found, ModuleType):
@@ -201,6 +201,14 @@ def raised_at(error: BaseException, folder: Path) -> str:
 def _steps(error: BaseException) -> Iterator[traceback.FrameSummary]:
     for frame, line in traceback.walk_tb(error.__traceback__):
         yield traceback.FrameSummary(frame.f_code.co_filename, line, frame.f_code.co_name, lookup_line=False)
+
+
+def _other_package(address: Address, package: str) -> Issue:
+    return Issue(
+        code="untrusted",
+        message=f"{address.dotted!r} leads into the package {package!r}, which is not trusted",
+        expected=f"something that {address.module} defines itself",
+    )
 
 
 def _missing_name(found: Any, name: str, place: str, beside: bool) -> Issue:

@@ -86,7 +86,7 @@ def _missing(path: Field) -> Issue:
 
 def _out_of_range(kind: str, error: Mapping[str, Any]) -> Issue:
     number = shown(error["input"]).partition(" (")[0]
-    limit = next(iter(error.get("ctx", {}).values()), "")
+    limit = next((f"{one:g}" for one in error.get("ctx", {}).values()), "")
     return Issue(code="out-of-range", message=f"{number} is out of range", expected=RANGES[kind].format(limit))
 
 
@@ -125,7 +125,7 @@ def _short(value: float) -> bool:
 def _bad_choice(path: Field, value: Any) -> Issue:
     allowed = choices(path)
     near = nearest(value, allowed) if isinstance(value, str) else ""
-    message = f"{shown(value)} is not a {path[-1]}"
+    message = f"{repr(value) if isinstance(value, str) else shown(value)} is not a {path[-1]}"
     return Issue(code="bad-choice", message=message, expected=one_of(allowed), hint=near)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,45 @@ def clean_loss(batch, classifier, temperature=1.0):
     return 0.0
 
 
+def own_loss(weigher):
+    return 0.0
+
+
+def misspelt_loss(batch, clasifier):
+    return 0.0
+
+
+def positional_loss(batch, weigher, /, classifier):
+    return 0.0
+
+
+class BadLoss:
+    def __init__(self):
+        raise RuntimeError("no loss today")
+
+    def __call__(self, batch, classifier, weigher):
+        return 0.0
+
+
 def accuracy(classifier):
     return {"accuracy": 1.0}
+
+
+def batch_accuracy(batch, classifier):
+    return {"accuracy": 1.0}
+
+
+WIDTH = 8
+EXAMPLES = [1, 2, 3]
 '''
+
+# Modules that lie beside the program and cannot be imported.
+FAILING = {
+    "broken": "def make():\n    return 1 / 0\n\n\nNet = make()\n",
+    "needy": "import no_such_package\n",
+    "leaver": "import sys\n\nsys.exit(3)\n",
+    "garbled": "class Net(:\n    pass\n",
+}
 
 SPEC = """\
 name: reweight
@@ -93,7 +130,7 @@ def compiled(folder: Path, spec: str = SPEC, program: str = PROGRAM, static: boo
     return compile_source(write(folder, spec, program), static=static)
 
 
-def report(folder: Path, spec: str, program: str = PROGRAM, static: bool = False, *overrides: str) -> str:
+def report(folder: Path, spec: str, program: str = PROGRAM, static: bool = False, overrides: Sequence[str] = ()) -> str:
     """The text of the error that ``spec`` gives, with the folder left out of its paths."""
     path = write(folder, spec, program)
     with pytest.raises(SpecError) as error:
@@ -101,3 +138,10 @@ def report(folder: Path, spec: str, program: str = PROGRAM, static: bool = False
     text = str(error.value)
     assert "Traceback" not in text
     return text.replace(f"{folder}/", "")
+
+
+def report_with_files(folder: Path, spec: str, static: bool = False) -> str:
+    """As :func:`report`, with the modules of ``FAILING`` beside the program, which has imported ``os``."""
+    for name, text in FAILING.items():
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    return report(folder, spec, f"import os\n{PROGRAM}", static)
