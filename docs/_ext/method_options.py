@@ -1,0 +1,46 @@
+"""``{method-options} NAME``: the options of an inverse, a product or a trajectory method, from the method table."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from betty.ir import methods
+from betty.ir.methods import INVERSES, PRODUCTS, TRAJECTORIES, Option
+
+TABLES = {"inverse": INVERSES, "product": PRODUCTS, "trajectory": TRAJECTORIES}
+
+
+def options_table(kind: str, name: str) -> str:
+    """A Markdown table of the options of ``name`` in the table ``kind``; a sentence where there are none."""
+    options = TABLES[kind][name].options
+    if not options:
+        return "It has no options."
+    rows = [_row(key, option) for key, option in options.items()]
+    return "\n".join(["| Option | Default | Allowed | Meaning |", "| --- | --- | --- | --- |", *rows])
+
+
+def _row(name: str, option: Option) -> str:
+    bounds = (("at least", option.minimum), ("at most", option.maximum))
+    allowed = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None) or "any"
+    meaning = option.help.replace("|", "\\|")
+    return f"| `{name}` | `{json.dumps(option.default)}` | {allowed} | {meaning} |"
+
+
+class MethodOptions(SphinxDirective):
+    """Insert :func:`options_table` for ``{method-options} inverse cg``."""
+
+    required_arguments = 2
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(inspect.getfile(methods))
+        return self.parse_text_to_nodes(options_table(*self.arguments))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("method-options", MethodOptions)
+    return {"parallel_read_safe": True}
