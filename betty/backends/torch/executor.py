@@ -15,7 +15,7 @@ from betty.backends.torch.objective import Evaluation, Sample
 from betty.backends.torch.program import LiveProblem, Program, preserved
 from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.respond import answer_by_solve, answer_by_tape
-from betty.backends.torch.tape import Adjoint, Reading, Segment
+from betty.backends.torch.tape import Adjoint, Segment
 from betty.backends.torch.tree import Tree, add, leaves, scale
 from betty.backends.torch.updates import rule_for
 from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step, Update
@@ -66,7 +66,7 @@ class Executor:
         self.plan, self.program, self.around = plan, program, around
         self._steps = {step.problem: step for step in plan}
         self._taped_reads = _taped_reads(plan)
-        self._leaves: dict[str, tuple[int, Tree]] = {}
+        self._leaves: dict[str, tuple[tuple[int, ...], Tree]] = {}
         self._run: dict[type[Instruction], Callable[[Frame, Any], None]] = {
             Draw: self._draw,
             Differentiate: self._differentiate,
@@ -156,12 +156,18 @@ class Executor:
             problem.open_segment = Segment.open(problem.version, problem.parameters, problem.optimizer)
         stand_ins = {problem.name: problem.open_segment.before}
         for name in self._taped_reads[problem.name]:
-            version = self.program[name].version
-            if name not in self._leaves or self._leaves[name][0] != version:
-                self._leaves[name] = (version, leaves(self.program.parameters(name)))
-            stand_ins[name] = self._leaves[name][1]
-            problem.open_segment.readings.append(Reading(name, version, stand_ins[name]))
+            stand_ins[name] = self._leaves_of(name)
+            problem.open_segment.read(name, self.program[name].version, stand_ins[name])
         return stand_ins
+
+    def _leaves_of(self, name: str) -> Tree:
+        """Copies of a problem's parameters as they stand, shared by all updates that read the same values."""
+        problem = self.program[name]
+        # Parameters change without an update as well: a callback projects them, a checkpoint is loaded.
+        edits = (problem.version, *(parameter._version for parameter in problem.parameters))
+        if name not in self._leaves or self._leaves[name][0] != edits:
+            self._leaves[name] = (edits, leaves(problem.parameters))
+        return self._leaves[name][1]
 
     def _respond(self, frame: Frame, item: Respond) -> None:
         adjoint = frame.adjoints.pop(item.slot, None)

@@ -52,17 +52,25 @@ class Segment:
         )
         return cls(version, leaves(parameters), states)
 
+    def read(self, problem: str, version: int, tensors: Tree) -> None:
+        """Note what a micro-batch reads; micro-batches that read the same tensors are one reading."""
+        if all(known.tensors is not tensors for known in self.readings):
+            self.readings.append(Reading(problem, version, tensors))
+
     def gain(self, gradient: Sequence[Tensor]) -> None:
         """Add the gradient of one more micro-batch, with its graph."""
         self.gradient = tuple(gradient) if self.gradient is None else add(self.gradient, gradient)
 
     def close(self, rule: Rule, optimizer: Optimizer, parameters: Tree, largest: float | None) -> None:
-        """Apply the update, as part of the graph and to the live parameters and optimiser state."""
+        """Apply the update, as part of the graph and to the live parameters and optimiser state.
+
+        Parameters that the optimiser does not hold stay as they are.
+        """
         groups = {id(leaf): group for group in optimizer.param_groups for leaf in group["params"]}
         gradient = clip(self.gradient or (), largest)
         with torch.enable_grad():
             moved = [
-                rule(before, part, state, groups[id(live)])
+                rule(before, part, state, groups[id(live)]) if id(live) in groups else (before, state)
                 for before, part, state, live in zip(self.before, gradient, self.state_before, parameters, strict=True)
             ]
         self.after = tuple(parameter for parameter, _ in moved)
@@ -70,8 +78,9 @@ class Segment:
         with torch.no_grad():
             torch._foreach_copy_(list(parameters), [leaf.detach() for leaf in self.after])
         for live, state in zip(parameters, self.state_after, strict=True):
-            # Copies: torch.optim may take over in place, and the graph still needs the values it has saved.
-            optimizer.state[live] = {key: value.detach().clone() for key, value in state.items()}
+            if id(live) in groups:
+                # Copies: torch.optim may take over in place, and the graph still needs the values it has saved.
+                optimizer.state[live] = {key: value.detach().clone() for key, value in state.items()}
 
 
 def _leaf(key: str, value: Tensor) -> Tensor:

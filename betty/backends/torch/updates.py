@@ -34,7 +34,7 @@ def sgd(parameter: Tensor, gradient: Tensor, state: State, group: Group) -> tupl
 
 
 def adam(parameter: Tensor, gradient: Tensor, state: State, group: Group) -> tuple[Tensor, State]:
-    """Adam, and AdamW where the group says ``decoupled_weight_decay``."""
+    """Adam; weight decay is part of the gradient unless the group says ``decoupled_weight_decay``."""
     beta1, beta2 = group["betas"]
     if group["maximize"]:
         gradient = -gradient
@@ -54,13 +54,18 @@ def adam(parameter: Tensor, gradient: Tensor, state: State, group: Group) -> tup
     return parameter - group["lr"] / (1 - beta1**step) * mean / scale, after
 
 
+def adamw(parameter: Tensor, gradient: Tensor, state: State, group: Group) -> tuple[Tensor, State]:
+    """Adam with decoupled weight decay; before torch 2.7 the groups of AdamW do not say so themselves."""
+    return adam(parameter, gradient, state, {**group, "decoupled_weight_decay": True})
+
+
 def _root(square: Tensor) -> Tensor:
     """The square root with slope 0 at 0: a coordinate whose gradient has always been zero stays out of the product."""
     positive = square > 0
     return torch.where(positive, torch.where(positive, square, torch.ones_like(square)).sqrt(), square)
 
 
-RULES: dict[type[Optimizer], Rule] = {SGD: sgd, Adam: adam, AdamW: adam}
+RULES: dict[type[Optimizer], Rule] = {SGD: sgd, Adam: adam, AdamW: adamw}
 
 
 def rule_for(optimizer: Optimizer) -> Rule | None:
