@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from betty.backends.torch.methods.base import twice_differentiable
 from betty.backends.torch.objective import Evaluation, Sample
 from betty.backends.torch.program import LiveProblem, Program, preserved
 from betty.backends.torch.random import RandomState, replaying
@@ -121,7 +122,8 @@ class Executor:
         batch = frame.given.get(problem.name)
         if batch is None and problem.stream is not None:
             batch = problem.stream.peek() if frame.dry else problem.stream.next()
-        state = RandomState.capture(self.program.device) if item.keep else None
+        host = problem.objective.host_draws
+        state = RandomState.capture(self.program.device, host=host) if item.keep else None
         frame.sample = Sample(batch, state)
         if not frame.dry:
             problem.count += 1
@@ -136,7 +138,8 @@ class Executor:
         if taped:
             stand_ins = self._open(problem)
             own = stand_ins[problem.name]
-            frame.evaluation = problem.objective.standing_in(frame.sample.batch, stand_ins, buffers=False)
+            with twice_differentiable():
+                frame.evaluation = problem.objective.standing_in(frame.sample.batch, stand_ins, buffers=False)
         else:
             frame.evaluation = problem.objective.live(frame.sample.batch)
         seeds = {name: stand_ins.get(name, self.program.parameters(name)) for name, _ in item.adjoints}

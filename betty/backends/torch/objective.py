@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from betty.backends.torch.draws import may_draw
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.random import RandomState, replaying
+from betty.backends.torch.swap import Places
 from betty.backends.torch.tree import Tree
 
 
@@ -39,9 +40,9 @@ class View:
 
     __slots__ = ("_fixed", "_module", "name")
 
-    def __init__(self, name: str, module: nn.Module, *, fixed: bool) -> None:
+    def __init__(self, name: str, module: nn.Module, *, fixed: bool = False) -> None:
         self.name, self._module = name, module
-        # Built once where the tensors are always the module's own, anew at each access where others may stand in.
+        # Named once where the tensors are always the module's own, at each access where others may stand in.
         self._fixed = dict(module.named_parameters()) if fixed else None
 
     @property
@@ -75,11 +76,8 @@ class Evaluation:
     metrics: Mapping[str, Tensor | float]
 
 
-class Objective(nn.Module):
-    """A problem's loss, as one module that owns all modules that the loss reads.
-
-    Owning them lets ``torch.func.functional_call`` put other tensors in the place of any parameter, wherever the
-    loss uses it, for the time of one evaluation.
+class Objective:
+    """A problem's loss as a function of the tensors in the modules that it reads.
 
     Args:
         name: The problem's name.
@@ -100,22 +98,17 @@ class Objective(nn.Module):
         device: torch.device,
         autocast: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.name, self.device, self._autocast = name, device, autocast
-        self._loss, self._takes_batch = [loss], takes_batch  # in a list: a module as loss is not a part of this one
-        self.read = nn.ModuleList(modules.values())
-        self._live = {key: View(key, module, fixed=True) for key, module in modules.items()}
-        self._stand_in = {key: View(key, module, fixed=False) for key, module in modules.items()}
-
-    @property
-    def loss(self) -> Callable[..., Any]:
-        """The loss as it was given."""
-        return self._loss[0]
+        self.name, self.loss, self.modules, self.device = name, loss, dict(modules), device
+        self._takes_batch, self._autocast = takes_batch, autocast
+        self._views = {key: View(key, module, fixed=True) for key, module in modules.items()}
+        self._loose = {key: View(key, module) for key, module in modules.items()}
+        self._parameters = {key: Places(module) for key, module in modules.items()}
+        self._buffers = [Places(module, buffers=True) for module in modules.values()]
+        self.host_draws = may_draw(loss, modules.values())
 
     def live(self, batch: Any) -> Evaluation:
         """Evaluate as the program itself does: buffers and random states move on."""
-        with self._cast():
-            return self.checked(self._call(batch, self._live))
+        return self._evaluate(batch, self._views)
 
     def pure(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]]) -> Tensor:
         """The loss with other tensors in the place of the trainable parameters of the problems in ``stand_ins``.
@@ -123,34 +116,31 @@ class Objective(nn.Module):
         Buffers, random states and parameters are as before afterwards, also after an exception; dropout masks are
         those of the sample.
         """
-        with replaying(sample.random, self.device):
+        with replaying(sample.random, self.device, host=self.host_draws):
             return self.standing_in(sample.batch, stand_ins, buffers=True).loss
 
     def standing_in(self, batch: Any, stand_ins: Mapping[str, Sequence[Tensor]], *, buffers: bool) -> Evaluation:
         """The evaluation with other tensors in place; with ``buffers``, those of the modules are spared."""
-        tensors = {
-            f"read.{index}.{key}": tensor
-            for index, (name, view) in enumerate(self._live.items())
-            if name in stand_ins
-            for key, tensor in zip(trainable_names(view.module), stand_ins[name], strict=True)
-        }
-        if buffers:
-            tensors.update((name, buffer.clone()) for name, buffer in self.named_buffers())
-        with self._cast():
-            if not tensors:
-                return self.checked(self._call(batch, self._live))
-            return self.checked(functional_call(self, tensors, (batch,)))
+        views = self._loose if any(name in self.modules for name in stand_ins) else self._views
+        with ExitStack() as stack:
+            for name, tensors in stand_ins.items():
+                if name in self._parameters:
+                    stack.enter_context(self._parameters[name].holding(tensors))
+            for places in self._buffers if buffers else ():
+                if places.tensors:
+                    stack.enter_context(places.holding([tensor.clone() for tensor in places.tensors]))
+            return self._evaluate(batch, views)
 
-    def forward(self, batch: Any) -> Any:
-        return self._call(batch, self._stand_in)
+    def held(self, batch: Any) -> Evaluation:
+        """The evaluation with whatever tensors the modules hold at the moment."""
+        return self._evaluate(batch, self._loose)
 
-    def _call(self, batch: Any, views: Mapping[str, View]) -> Any:
-        return self.loss(batch=batch, **views) if self._takes_batch else self.loss(**views)
-
-    def _cast(self) -> AbstractContextManager[Any]:
+    def _evaluate(self, batch: Any, views: Mapping[str, View]) -> Evaluation:
+        arguments = {"batch": batch, **views} if self._takes_batch else views
         if self._autocast is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self._autocast)
+            return self.checked(self.loss(**arguments))
+        with torch.autocast(self.device.type, dtype=self._autocast):
+            return self.checked(self.loss(**arguments))
 
     def checked(self, value: Any) -> Evaluation:
         """What a loss has returned, as a scalar loss and metrics.

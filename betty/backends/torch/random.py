@@ -16,36 +16,38 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RandomState:
-    """States of Python's, NumPy's (if it is in use) and torch's generators, those of the device included."""
+    """States of torch's generators, the device's included; of Python's and NumPy's (if in use) where asked for."""
 
-    python: Any
-    numpy: Any
     cpu: Tensor
-    cuda: Tensor | None
+    cuda: Tensor | None = None
+    python: Any = None
+    numpy: Any = None
 
     @classmethod
-    def capture(cls, device: torch.device) -> RandomState:
-        numpy = sys.modules.get("numpy")
+    def capture(cls, device: torch.device, *, host: bool = True) -> RandomState:
+        """The states now; with ``host``, those of Python and NumPy too."""
+        numpy = sys.modules.get("numpy") if host else None
         return cls(
-            python=random.getstate(),
-            numpy=numpy.random.get_state() if numpy else None,
             cpu=torch.get_rng_state(),
             cuda=torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            python=random.getstate() if host else None,
+            numpy=numpy.random.get_state() if numpy else None,
         )
 
     def restore(self, device: torch.device) -> None:
-        random.setstate(self.python)
-        if self.numpy is not None:
-            sys.modules["numpy"].random.set_state(self.numpy)
         torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda, device)
+        if self.python is not None:
+            random.setstate(self.python)
+        if self.numpy is not None:
+            sys.modules["numpy"].random.set_state(self.numpy)
 
 
 @contextmanager
-def replaying(state: RandomState | None, device: torch.device) -> Iterator[None]:
+def replaying(state: RandomState | None, device: torch.device, *, host: bool = True) -> Iterator[None]:
     """Draw from ``state`` (from where the generators stand, if ``None``), then put everything back as it was."""
-    before = RandomState.capture(device)
+    before = RandomState.capture(device, host=host)
     try:
         if state is not None:
             state.restore(device)

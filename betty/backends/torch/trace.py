@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+from betty.backends.torch.methods.base import twice_differentiable
+from betty.backends.torch.objective import Objective
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.random import replaying
+from betty.backends.torch.swap import Places
 from betty.ir.records import Facts
 
 STATES = {"SGD": 0, "Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "Adadelta": 2, "LBFGS": 0}
@@ -59,7 +62,7 @@ def _likeness(problem: LiveProblem, batch: Any) -> Hashable:
     text = (code.co_code, code.co_consts, code.co_names, id(loss.__globals__)) if code else id(loss)
     if getattr(loss, "__closure__", None):
         text = id(loss)
-    read = [(repr(module), _shapes(_tensors(module))) for module in problem.objective.read]
+    read = [(repr(module), _shapes(_tensors(module))) for module in problem.objective.modules.values()]
     own = (_shapes(dict(enumerate(problem.parameters))), _state_copies(problem))
     return text, str(read), str(own), str(tree_map(_shape, batch))
 
@@ -76,18 +79,21 @@ def _measure(problem: LiveProblem, batch: Any) -> dict[str, Any]:
     # Constants that a loss closes over are real tensors; they may meet the fake ones.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     objective = problem.objective
-    tensors = {name: _fake(mode, tensor) for name, tensor in _tensors(objective).items()}
-    by = [tensor for tensor in tensors.values() if tensor.requires_grad]
+    places = [Places(module, buffers=kind) for module in objective.modules.values() for kind in (False, True)]
+    fakes = [[_fake(mode, tensor) for tensor in place.tensors] for place in places]
+    by = [tensor for tensors in fakes for tensor in tensors if tensor.requires_grad]
     fake_batch = tree_map(lambda item: _fake(mode, item) if isinstance(item, Tensor) else item, batch)
     saved = _Saved(by)
-    with mode, FlopCounterMode(display=False) as counter, torch.enable_grad():
-        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-            loss = objective.checked(functional_call(objective, tensors, (fake_batch,))).loss
-        forward = counter.get_total_flops()
-        gradient = torch.autograd.grad(loss, by, allow_unused=True, create_graph=True)
-        backward = counter.get_total_flops() - forward
-    with mode:
-        twice = _twice(gradient, by)
+    with mode, torch.enable_grad(), ExitStack() as stack:
+        for place, tensors in zip(places, fakes, strict=True):
+            stack.enter_context(place.holding(tensors))
+        with FlopCounterMode(display=False) as counter:
+            with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+                loss = objective.held(fake_batch).loss
+            forward = counter.get_total_flops()
+            gradient = torch.autograd.grad(loss, by, allow_unused=True, create_graph=True)
+            backward = counter.get_total_flops() - forward
+        twice = _twice(gradient, by) or _twice_by_plain_kernels(objective, fake_batch, by)
     return {"forward_flops": forward, "backward_flops": backward, "saved_bytes": saved.bytes, "twice": twice}
 
 
@@ -103,6 +109,12 @@ def _twice(gradient: Sequence[Tensor | None], by: list[Tensor]) -> bool:
             return False
         raise
     return True
+
+
+def _twice_by_plain_kernels(objective: Objective, batch: Any, by: list[Tensor]) -> bool:
+    with twice_differentiable():
+        loss = objective.held(batch).loss
+        return _twice(torch.autograd.grad(loss, by, allow_unused=True, create_graph=True), by)
 
 
 class _Saved:

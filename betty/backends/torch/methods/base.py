@@ -7,11 +7,13 @@ Neither half knows the other. A product gives a :class:`Linearization` of the lo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from betty.backends.torch.objective import Objective, Sample
 from betty.backends.torch.tree import Tree
@@ -66,6 +68,13 @@ class Lower:
     samples: Sequence[Sample]
     parameters: Tree
     reads: Mapping[str, Tree]
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Attention by the plain kernel: the fused ones have a gradient that cannot be differentiated again."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 class Linearization(ABC):

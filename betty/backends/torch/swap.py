@@ -1,0 +1,60 @@
+"""Other tensors in the place of a module's parameters and buffers, for the time of one evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+Place = tuple[Any, Any]
+"""A dict or list of a module, and the key or index under which it holds a tensor."""
+
+
+class Places:
+    """Where a module keeps its trainable parameters, or its buffers.
+
+    The same as ``torch.func.functional_call`` does with names, found once instead of at every call. A tensor that a
+    module holds in several places (tied weights, the flat list of an ``nn.LSTM``) is replaced in all of them.
+    """
+
+    def __init__(self, module: nn.Module, *, buffers: bool = False) -> None:
+        self.tensors: list[Tensor] = []
+        self._places: list[list[Place]] = []
+        index: dict[int, int] = {}
+        for container, key, tensor in _held(module, buffers):
+            if not buffers and not tensor.requires_grad:
+                continue
+            if id(tensor) not in index:
+                index[id(tensor)] = len(self.tensors)
+                self.tensors.append(tensor)
+                self._places.append([])
+            self._places[index[id(tensor)]].append((container, key))
+
+    @contextmanager
+    def holding(self, stand_ins: Sequence[Tensor]) -> Iterator[None]:
+        """Hold ``stand_ins``, one for each of ``tensors``; the module's own are back afterwards in any case."""
+        try:
+            self._put(stand_ins)
+            yield
+        finally:
+            self._put(self.tensors)
+
+    def _put(self, tensors: Sequence[Tensor]) -> None:
+        for places, tensor in zip(self._places, tensors, strict=True):
+            for container, key in places:
+                container[key] = tensor
+
+
+def _held(module: nn.Module, buffers: bool) -> Iterator[tuple[Any, Any, Tensor]]:
+    """Every place that holds a tensor, in the order of ``module.parameters()``, or of its buffers."""
+    for part in module.modules():
+        held = part._buffers if buffers else part._parameters
+        for key, tensor in held.items():
+            if tensor is not None:
+                yield held, key, tensor
+        if not buffers:  # recurrent layers compute with a list that refers to the same tensors
+            for position, tensor in enumerate(getattr(part, "_flat_weights", [])):
+                if isinstance(tensor, Tensor):
+                    yield part._flat_weights, position, tensor
