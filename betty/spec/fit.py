@@ -149,12 +149,12 @@ def fit(data: Any, plain: bool) -> Fitted:
 
 
 def copied(data: Any, depth: int = 64) -> Any:
-    """Mappings and lists anew, everything else as it is."""
-    if depth and isinstance(data, dict):
-        return {key: copied(value, depth - 1) for key, value in data.items()}
-    if depth and isinstance(data, list):
-        return [copied(value, depth - 1) for value in data]
-    return data
+    """Mappings anew, and the list of edges; everything else as it is, since a list may be somebody's data."""
+    if not depth or not isinstance(data, dict):
+        return data
+    edges = depth == 64 and isinstance(data.get("edges"), list)
+    new = {key: copied(value, depth - 1) for key, value in data.items()}
+    return {**new, "edges": [copied(edge, depth - 1) for edge in data["edges"]]} if edges else new
 
 
 def plain_data(value: Any, depth: int = 64) -> Any:
@@ -163,7 +163,8 @@ def plain_data(value: Any, depth: int = 64) -> Any:
         return {key: plain_data(one, depth - 1) for key, one in _given(value)}
     if depth and isinstance(value, Mapping) and type(value).__module__ in {"builtins", "types", "collections"}:
         return {key: plain_data(one, depth - 1) for key, one in value.items()}
-    return [plain_data(one, depth - 1) for one in value] if depth and type(value) is list else value
+    has_models = type(value) is list and any(isinstance(one, SpecModel) for one in value)
+    return [plain_data(one, depth - 1) for one in value] if has_models else value
 
 
 def _given(model: SpecModel) -> Iterator[tuple[str, Any]]:

@@ -74,12 +74,12 @@ def positions_of(data: Any) -> Positions:
 
 
 def fields_of(data: Any, path: Field = (), depth: int = 64) -> Iterator[Field]:
-    """The path of ``data`` and of everything in it, mappings and lists only, parents first."""
+    """The path of ``data`` and of every field in it, parents first; of lists, only those that a spec itself has."""
     yield path
     if depth and isinstance(data, dict):
         for key, value in data.items():
             yield from fields_of(value, (*path, key), depth - 1)
-    elif depth and isinstance(data, list):
+    elif isinstance(data, list) and (path == ("edges",) or path[-1:] == ("shape",)):
         for index, value in enumerate(data):
             yield from fields_of(value, (*path, index), depth - 1)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from betty.ir.methods import AUTO, INVERSES, PRODUCTS, Declared, Option
 from betty.spec.method import method_names, preset_options
-from betty.spec.models import Spec
+from betty.spec.models import EngineSpec, Spec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 IDENTIFIER = "betty-spec.schema.json"
@@ -27,6 +27,12 @@ def json_schema() -> dict[str, Any]:
         definitions[name] = _with_shorthand(definitions[name], is_open=name in OPEN)
     definitions["EdgeSpec"]["properties"]["method"] = _method(definitions["EdgeSpec"]["properties"]["method"])
     definitions["EngineSpec"]["properties"]["device"]["pattern"] = DEVICE
+    for properties, model, name in (
+        (schema["properties"], Spec, "engine"),
+        (definitions["EngineSpec"]["properties"], EngineSpec, "log"),
+    ):
+        # A bare reference is written without the description of its field.
+        properties[name].setdefault("description", model.model_fields[name].description)
     schema["properties"]["name"]["pattern"] = RUN_NAME
     schema["properties"]["problems"]["propertyNames"] = _names()
     schema["properties"]["problems"]["minProperties"] = 1

@@ -64,7 +64,8 @@ def _configured(folder: Path) -> Collection[str]:
         tool = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise _wrong(file, f"the file cannot be read: {error}") from None
-    names: Any = tool.get("betty", {}).get("trust", []) if isinstance(tool, dict) else []
+    section: Any = tool.get("betty", {}) if isinstance(tool, dict) else {}
+    names: Any = section.get("trust", []) if isinstance(section, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise _wrong(file, "'trust' under [tool.betty] is no list of names")
     return names

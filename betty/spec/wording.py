@@ -34,7 +34,13 @@ def located(error: Mapping[str, Any], edges: Sequence[int]) -> Fault:
         path = ("edges", edges[path[1]], *path[2:])
     if path[-1:] == ("[key]",):
         path = path[:-1]
+        if error["type"] != ISSUES:
+            return Fault(path, path, (_bad_key(path),))
     return Fault(path, path, tuple(_issues(error, path)))
+
+
+def _bad_key(path: Field) -> Issue:
+    return Issue(code="bad-key", message=f"a key is {kind_of(path[-1])}", expected="keys that are text")
 
 
 def faults(found: Iterable[Fault]) -> Iterator[Diagnostic]:
@@ -74,7 +80,7 @@ def _issue(kind: str, error: Mapping[str, Any], path: Field) -> Issue:
     if kind in RANGES:
         return _out_of_range(kind, error)
     if kind == "invalid_key":
-        return Issue(code="bad-key", message=f"a key is {kind_of(path[-1])}", expected="keys that are text")
+        return _bad_key(path)
     return _wrong_type(kind, error)
 
 

@@ -118,5 +118,5 @@ def test_a_deep_text_is_refused_quickly() -> None:
 
 def test_every_duplicate_is_reported() -> None:
     read = read_yaml("a: 1\na: 2\nb: {c: 1, c: 2}\na: 3\n", "f")
-    assert [one.where for one in read.diagnostics] == ["f:2:1", "f:4:1", "f:3:11"]
+    assert [one.where for one in read.diagnostics] == ["f:2:1", "f:3:11", "f:4:1"]
     assert read.data == {"a": 1, "b": {"c": 1}}
