@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from betty.backends.torch.checkpoint import restore
 from betty.backends.torch.executor import Executor
 from betty.backends.torch.profiler import Profiler
 from betty.backends.torch.trace import trace
@@ -21,6 +22,7 @@ from betty.ir.diagnostics import BettyError, listing, nearest
 from betty.ir.explain import Measured, explain
 from betty.ir.graph import Graph
 from betty.ir.plan import Plan
+from betty.observers.checkpoints import Checkpoints
 from betty.observers.records import JsonLines, Memory, TensorBoard
 from betty.render import Rendered, render, svg
 from betty.result import Result
@@ -142,6 +144,16 @@ class Engine:
         validation = self._trainer.validation
         return validation.measure(self._program) if validation else {}
 
+    def restore(self, path: str | Path) -> None:
+        """Go back to a saved checkpoint of this program: parameters, optimisers, schedulers, counters, random states.
+
+        The position in the data is not part of it: streams begin a new epoch.
+
+        Raises:
+            RunError: The file cannot be read, or belongs to another program.
+        """
+        restore(self._trainer, Path(path))
+
     def run(
         self,
         iterations: int | None = None,
@@ -190,6 +202,8 @@ class Engine:
         found: list[Observer] = [JsonLines(folder.metrics)]
         if self.spec.engine.log.tensorboard:
             found.append(TensorBoard(folder.path))
+        if (checkpoint := self.spec.engine.checkpoint) is not None:
+            found.append(Checkpoints(self._trainer, folder.path, checkpoint.every, checkpoint.keep))
         return found
 
     def _measured(self, profiler: Profiler) -> str:
