@@ -55,14 +55,23 @@ class CG(Inverse):
             residual_next = axpy(-length, image, residual)
             squared_next = dot(residual_next, residual_next)
             bend, left_next = _floats(curvature, squared_next)
-            if bend <= 0:
-                status = Status.NEGATIVE_CURVATURE
+            if trouble := _trouble(bend, left_next):
+                status = trouble
                 break
             q = axpy(length, direction, q)
             direction = axpy(squared_next / squared, direction, residual_next)
             residual, squared, left, taken = residual_next, squared_next, left_next, taken + 1
         relative = math.sqrt(left / start) if start > 0 and math.isfinite(left) else left
         return Solution(q, status, {"iterations": float(taken), "residual": relative})
+
+
+def _trouble(bend: float, left: float) -> Status | None:
+    """Why the step that has just been computed must not be taken; ``None`` where it may."""
+    if not math.isfinite(bend):
+        return Status.NONFINITE
+    if bend <= 0:  # the residual is not looked at: no curvature makes the step infinitely long
+        return Status.NEGATIVE_CURVATURE
+    return None if math.isfinite(left) else Status.NONFINITE
 
 
 def _floats(*values: Tensor) -> list[float]:
