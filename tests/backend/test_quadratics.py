@@ -17,10 +17,9 @@ from tests.support.methods import IMPLICIT_CASES, METHOD_CASES, MethodCase
 from tests.support.programs import Built
 from tests.support.quadratics import LAYOUTS, QuadraticProgram, any_program, build, generate, programs, random_points
 
-STEPS = 60  # (condition - 1) / (condition + 1) <= 0.6, and 0.6 to the 60 is 5e-14
-DTYPES = [torch.float64, torch.float32]
+STEPS = 40  # (condition - 1) / (condition + 1) <= 0.5, and 0.5 to the 40 is 1e-12
 
-few = settings(max_examples=12)
+few = settings(max_examples=10)
 
 
 def settled(
@@ -51,8 +50,8 @@ def found_in(built: Built, target: str = "top") -> Tensor:
     return flat(built.executor.hypergradient(target).gradient).double()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("layout", ["chain with a skip", "diamond", "two uppers over two lowers"])
 @pytest.mark.parametrize("case", METHOD_CASES, ids=str)
 def test_reaches_what_the_method_stands_for(case: MethodCase, layout: str, dtype: torch.dtype) -> None:
     program = generate(LAYOUTS[layout], sizes=(3, 2, 4), seed=5)
@@ -86,7 +85,7 @@ def test_identity_reaches_the_value_with_unit_curvature(case: MethodCase, progra
     assert_close(found_in(built), answered_hypergradient(program, points_of(built), identity), 1e-6)
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(program=any_program, data=st.data())
 def test_methods_may_differ_from_edge_to_edge(program: QuadraticProgram, data: st.DataObject) -> None:
     """The target's own edge decides how a problem answers, and the reader's edge where the target has none."""

@@ -12,11 +12,18 @@ from tests.support.unrolling import GROUPS, Lower, central_difference, hypergrad
 SIZE = GROUPS + 1
 # Updates differentiated, micro-batches an update, clipping, updates of torch before, kept updates that are forgotten.
 WINDOWS = [(1, 1, None, 2, 0), (2, 1, 0.3, 1, 2), (3, 2, None, 0, 0), (4, 3, 0.3, 2, 0), (6, 1, None, 0, 1)]
+# Every optimiser in two of the windows, every window with some of all optimisers.
+CASES = [
+    (case, WINDOWS[(index + shift) % len(WINDOWS)]) for index, case in enumerate(OPTIMIZER_CASES) for shift in (0, 2)
+]
 PLAIN = OPTIMIZER_CASES[0]
 
 
-@pytest.mark.parametrize("window", WINDOWS, ids=lambda w: "steps{}-every{}-clip{}-before{}-kept{}".format(*w))
-@pytest.mark.parametrize("case", OPTIMIZER_CASES, ids=str)
+def name_of(value: object) -> str:
+    return "steps{}-every{}-clip{}-before{}-kept{}".format(*value) if isinstance(value, tuple) else str(value)
+
+
+@pytest.mark.parametrize(("case", "window"), CASES, ids=name_of)
 def test_equals_central_differences(
     case: OptimizerCase, window: tuple[int, int, float | None, int, int]
 ) -> None:

@@ -22,7 +22,7 @@ def state_of(optimizer: Optimizer, module: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize(("accumulation", "clipping"), [(1, None), (3, None), (1, 0.3), (2, 0.3)])
+@pytest.mark.parametrize(("accumulation", "clipping"), [(1, None), (2, 0.3)])
 @pytest.mark.parametrize("case", OPTIMIZER_CASES, ids=str)
 def test_equals_torch_optim_before_while_and_after(
     case: OptimizerCase, accumulation: int, clipping: float | None

@@ -34,7 +34,7 @@ class MethodCase:
     def __str__(self) -> str:
         return "+".join(filter(None, (self.solver, self.product)))
 
-    def method(self, program: QuadraticProgram, steps: int = 60) -> Method:
+    def method(self, program: QuadraticProgram, steps: int = 40) -> Method:
         """The method with enough terms, or enough updates, for the program's condition."""
         chosen: dict[str, Value] = dict(self.options)
         if self.solver == "neumann":

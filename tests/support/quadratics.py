@@ -131,7 +131,7 @@ class QuadraticProgram:
         return 2 / (1 + self.condition)
 
 
-def generate(links: Iterable[Link], sizes: Sequence[int], seed: int, condition: float = 4.0) -> QuadraticProgram:
+def generate(links: Iterable[Link], sizes: Sequence[int], seed: int, condition: float = 3.0) -> QuadraticProgram:
     """A program with random coefficients; ``sizes`` are dimensions, taken around again where there are too few."""
     links, generator = tuple(links), torch.Generator().manual_seed(seed)
     names = order(links)
@@ -249,7 +249,7 @@ def random_links(draw: st.DrawFn) -> tuple[Link, ...]:
 def programs(draw: st.DrawFn, links: st.SearchStrategy[tuple[Link, ...]]) -> QuadraticProgram:
     """Generated programs of the given hierarchies."""
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
-    return generate(draw(links), sizes, draw(st.integers(0, 2**16)), draw(st.floats(1.5, 4.0)))
+    return generate(draw(links), sizes, draw(st.integers(0, 2**16)), draw(st.floats(1.5, 3.0)))
 
 
 named_links = st.sampled_from(sorted(LAYOUTS)).map(LAYOUTS.__getitem__)
