@@ -38,6 +38,8 @@ imports: $(STAMP)
 examples: $(addprefix example-,$(EXAMPLES))
 
 example-%: $(STAMP)
+	rm -rf build/examples/$*
+	mkdir -p build/examples
 	$(BIN)/betty compile examples/$*/spec.yaml --render build/examples/$*.svg
 	$(BIN)/betty run examples/$*/spec.yaml --out build/examples/$*
 
