@@ -16,6 +16,7 @@ from betty.backends.torch.executor import Executor, Outcome
 from betty.backends.torch.objective import View
 from betty.backends.torch.program import Program, preserved
 from betty.backends.torch.random import replaying
+from betty.backends.torch.stream import to_device
 from betty.ir.diagnostics import listing, nearest
 from betty.ir.plan import Step
 
@@ -40,7 +41,11 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """A function that measures the problems, called every so many iterations, without gradients, in eval mode."""
+    """A function that measures the problems, called every so many iterations, without gradients, in eval mode.
+
+    Tensors that it makes are made on the run's device, and what it passes to a problem is moved to that problem's
+    device and precision: a function written for a CPU and single precision measures any run.
+    """
 
     function: Callable[..., Any]
     reads: tuple[str, ...]
@@ -52,15 +57,30 @@ class Validation:
         Raises:
             RunError: The function returned neither a number nor a dict of numbers.
         """
-        views = {name: View(name, program[name].module, fixed=True) for name in self.reads}
+        views = {name: _Placed(name, program[name].module, fixed=True) for name in self.reads}
         with torch.no_grad(), evaluating(program), replaying(None, program.device), preserved(program):
-            found = self.function(**views)
+            with program.device:
+                found = self.function(**views)
         if not isinstance(found, Mapping):
             found = {getattr(self.function, "__name__", "value"): found}
         try:
             return {str(key): float(value) for key, value in found.items()}
         except (TypeError, ValueError) as error:
             raise RunError(f"validate returned what is no number: {error}") from error
+
+
+class _Placed(View):
+    """A view that moves its inputs to where its parameters are."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        like = next(iter(self.parameters.values()), None)
+        if like is None:
+            return super().__call__(*args, **kwargs)
+        dtype = like.dtype if like.is_floating_point() else None
+        placed, named = to_device((args, kwargs), like.device, dtype)
+        return super().__call__(*placed, **named)
 
 
 @dataclass(frozen=True, kw_only=True)
