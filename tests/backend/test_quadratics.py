@@ -12,7 +12,7 @@ from torch import Tensor
 
 from betty.ir.methods import Method
 from tests.support.compare import assert_close, assert_same, flat
-from tests.support.dense import InverseOf, answered_hypergradient, exact_hypergradient, stands_for, stationary
+from tests.support.dense import answered_hypergradient, exact_hypergradient, stands_for, stationary
 from tests.support.methods import IMPLICIT_CASES, METHOD_CASES, MethodCase
 from tests.support.programs import Built
 from tests.support.quadratics import LAYOUTS, QuadraticProgram, any_program, build, generate, programs, random_points

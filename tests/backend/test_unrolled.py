@@ -24,9 +24,7 @@ def name_of(value: object) -> str:
 
 
 @pytest.mark.parametrize(("case", "window"), CASES, ids=name_of)
-def test_equals_central_differences(
-    case: OptimizerCase, window: tuple[int, int, float | None, int, int]
-) -> None:
+def test_equals_central_differences(case: OptimizerCase, window: tuple[int, int, float | None, int, int]) -> None:
     steps, accumulation, clipping, before, forgotten = window
     toy = Lower(case, accumulation, clipping)
     toy.torch_steps(before)

@@ -47,7 +47,7 @@ def script_of(text: str) -> list[str]:
 def test_equals_central_differences(tower: str, script: str, window: tuple[int, int]) -> None:
     """Windows longer than the history, and shorter ones, behind which the history counts as constant."""
     toy, steps = TOWERS[tower], script_of(SCRIPTS[script])
-    built = toy.live(*map(unrolled, window))
+    built = toy.live(unrolled(window[0]), unrolled(window[1]))
     built.follow(steps)
     windows = dict(zip(("low", "mid"), window, strict=True))
     exact = central_difference(lambda change: toy.loss_after(steps, change, windows), TOP_SIZE)

@@ -33,9 +33,7 @@ def test_equals_torch_optim_before_while_and_after(
     ours.torch_steps(2)
     ours.live(steps=3).follow(["low"] * 4 * accumulation)
     theirs.torch_steps(6)
-    for found, expected in zip(
-        state_of(ours.optimizer, ours.low), state_of(theirs.optimizer, theirs.low), strict=True
-    ):
+    for found, expected in zip(state_of(ours.optimizer, ours.low), state_of(theirs.optimizer, theirs.low), strict=True):
         assert set(found) == set(expected)
         for key, value in expected.items():
             torch.testing.assert_close(found[key], value, rtol=1e-11, atol=1e-14)

@@ -28,7 +28,8 @@ class OptimizerCase:
 
 
 def _sgd() -> Iterator[OptimizerCase]:
-    kinds = ({}, {"momentum": 0.8}, {"momentum": 0.8, "dampening": 0.3}, {"momentum": 0.8, "nesterov": True})
+    heavy: dict[str, Any] = {"momentum": 0.8}
+    kinds: list[dict[str, Any]] = [{}, heavy, {**heavy, "dampening": 0.3}, {**heavy, "nesterov": True}]
     for kind, weight_decay, maximize in itertools.product(kinds, (0.0, 0.1), (False, True)):
         yield _case(SGD, lr=0.3, **kind, weight_decay=weight_decay, maximize=maximize)
 

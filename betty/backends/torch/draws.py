@@ -3,68 +3,90 @@
 from __future__ import annotations
 
 import dis
+import functools
 import types
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-HARMLESS_ROOTS = ("torch", "betty", "math", "typing", "collections", "functools", "dataclasses", "abc", "__future__")
+HARMLESS_ROOTS = frozenset(
+    {"torch", "betty", "__future__", "abc", "builtins", "collections", "dataclasses", "enum"}
+) | {"functools", "itertools", "math", "operator", "typing", "weakref"}
+DRAWING_ROOTS = frozenset({"random", "_random", "numpy"})
+PLAIN = (str, bytes, int, float, complex, type(None), Tensor, torch.dtype, torch.device, range, slice)
+CONTAINERS = (list, tuple, set, frozenset, deque)
+MOST = 20_000
+"""Objects to look at before giving up."""
+HEAP_TYPE = 1 << 9
+"""Flag of classes that are made at run time, all that are written in Python among them (Py_TPFLAGS_HEAPTYPE)."""
 
 
 def may_draw(loss: Callable[..., Any], modules: Iterable[nn.Module]) -> bool:
-    """``False`` only if all that the loss and the modules' code names is torch, plain values or such code itself.
+    """``False`` only if all that the loss and the modules lead to is torch, plain values or code of the same kind.
 
     Taking and restoring the two states costs as much as a small training step, so a loss that cannot need it is
-    spared. The answer errs to ``True``: a name that leads anywhere else (``random``, ``numpy``, another package)
-    is enough.
+    spared. Followed are names in code, closures, defaults, attributes and containers. The answer errs to ``True``:
+    another package, code that cannot be looked into, or too much to look at is enough.
     """
-    seen: set[int] = set()
-    if not _harmless(loss, seen):
-        return True
-    kinds = {type(part) for module in modules for part in module.modules()}
-    return not all(_harmless(kind, seen) for kind in kinds)
+    seen: dict[int, Any] = {}  # holds what it has seen, so that no id is used twice
+    front: list[Any] = [loss, *modules]
+    while front:
+        item = front.pop()
+        if isinstance(item, PLAIN) or id(item) in seen:
+            continue
+        if len(seen) == MOST or _foreign(item):
+            return True
+        seen[id(item)] = item
+        front.extend(_leads(item))
+    return False
 
 
-def _harmless(item: Any, seen: set[int]) -> bool:
-    if id(item) in seen:
-        return True
-    seen.add(id(item))
+def _foreign(item: Any) -> bool:
+    """Another package, or a class that may draw and cannot be looked into."""
     if isinstance(item, types.ModuleType):
-        return _root(item.__name__) in HARMLESS_ROOTS
+        return _root(item.__name__) not in HARMLESS_ROOTS
+    if isinstance(item, type) and not _harmless(item):
+        return _root(item.__module__) in DRAWING_ROOTS or not item.__flags__ & HEAP_TYPE
+    return False
+
+
+def _leads(item: Any) -> Iterator[Any]:
+    """What can be reached from ``item`` by running it or by looking into it."""
     if isinstance(item, types.FunctionType):
-        return _from_torch(item) or all(_harmless(found, seen) for found in _named(item))
-    if isinstance(item, types.MethodType):
-        return _harmless(item.__func__, seen) and _harmless(type(item.__self__), seen)
-    if isinstance(item, type):
-        return _harmless_class(item, seen)
-    if callable(item):
-        inner = getattr(item, "func", None)  # functools.partial
-        return _harmless(inner, seen) if inner is not None else _from_torch(item) or _harmless(type(item), seen)
-    return True
+        yield from _of_function(item)
+    elif isinstance(item, type):
+        if not _harmless(item):
+            yield from (*vars(item).values(), *item.__bases__)
+    elif isinstance(item, dict):
+        yield from item.values()
+    elif isinstance(item, CONTAINERS):
+        yield from item
+    elif isinstance(item, types.MethodType | staticmethod | classmethod):
+        yield from (item.__func__, getattr(item, "__self__", None))
+    elif isinstance(item, types.BuiltinFunctionType):
+        yield item.__self__  # such as the generator that `random.random` is a method of
+    elif isinstance(item, property):
+        yield from (item.fget, item.fset)
+    elif isinstance(item, functools.partial):
+        yield from (item.func, item.args, item.keywords)
+    elif not isinstance(item, types.ModuleType) and type(item).__module__ != "numpy":  # arrays and numbers
+        yield type(item)
+        yield from getattr(item, "__dict__", {}).values()
 
 
-def _harmless_class(kind: type, seen: set[int]) -> bool:
-    if kind.__module__ in ("builtins", "random", "numpy"):
-        return kind.__module__ == "builtins"
-    if _from_torch(kind):
-        return True
-    own = [value for value in vars(kind).values() if isinstance(value, types.FunctionType)]
-    return all(_harmless(function, seen) for function in own) and all(_harmless(base, seen) for base in kind.__bases__)
-
-
-def _from_torch(item: Any) -> bool:
-    return _root(getattr(item, "__module__", None) or "") in (*HARMLESS_ROOTS, "builtins")
-
-
-def _named(function: types.FunctionType) -> Iterator[Any]:
-    """What the names in a function's code lead to: globals and the values that it closes over."""
+def _of_function(function: types.FunctionType) -> Iterator[Any]:
+    """What a function closes over, its defaults, and what the names in its code lead to, unless it is torch's own."""
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents
         except ValueError:  # not filled yet
             continue
-    yield from function.__defaults__ or ()
+    yield from (function.__defaults__, function.__kwdefaults__)
+    if _harmless(function):
+        return
     for code in _codes(function.__code__):
         yield from (function.__globals__[name] for name in code.co_names if name in function.__globals__)
         yield from (types.ModuleType(name) for name in _imported(code))
@@ -81,6 +103,10 @@ def _imported(code: types.CodeType) -> Iterator[str]:
     """Modules that the code imports itself, and ways to reach any module at all."""
     yield from (str(step.argval) for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME")
     yield from (name for name in ("__import__", "eval", "exec") if name in code.co_names)
+
+
+def _harmless(item: Any) -> bool:
+    return _root(getattr(item, "__module__", None) or "") in HARMLESS_ROOTS
 
 
 def _root(name: str) -> str:
