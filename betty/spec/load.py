@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Document:
         """``file:line:column`` of the value at ``path``, or of its ``key``; empty for a spec made in Python."""
         return self.positions.place(self.positions.settle(path), key).text
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The problems as they were written, those included that are wrong."""
         problems = self.data.get("problems")

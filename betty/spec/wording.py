@@ -32,11 +32,17 @@ def located(error: Mapping[str, Any], edges: Sequence[int]) -> Fault:
     path: Field = tuple(error["loc"])
     if len(path) > 1 and path[0] == "edges" and isinstance(path[1], int):
         path = ("edges", edges[path[1]], *path[2:])
-    if path[-1:] == ("[key]",):
+    if _is_about_key(error, path):
         path = path[:-1]
         if error["type"] != ISSUES:
             return Fault(path, path, (_bad_key(path),))
     return Fault(path, path, tuple(_issues(error, path)))
+
+
+def _is_about_key(error: Mapping[str, Any], path: Field) -> bool:
+    """Whether pydantic means the key before the last part; somebody may really call a field ``[key]``."""
+    named = path[-1:] == ("[key]",) and error["type"] != "extra_forbidden"
+    return named and typing.get_origin(_annotation(path[:-2])) is dict
 
 
 def _bad_key(path: Field) -> Issue:

@@ -30,7 +30,7 @@ def test_two_programs_of_one_name_do_not_meet(tmp_path: Path) -> None:
     two = compiled(second, program=PROGRAM + "\n\nMARK = 2\n").resolved
     assert one is not None
     assert two is not None
-    marks = [part.problems["weigher"].loss.__globals__["MARK"] for part in (one, two)]  # type: ignore[attr-defined]
+    marks = [part.problems["weigher"].loss.__globals__["MARK"] for part in (one, two)]
     assert marks == [1, 2]
     assert "program" not in sys.modules
 

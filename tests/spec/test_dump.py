@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from betty.spec.dump import live_name, to_yaml
+from betty.spec.fields import Target
 from betty.spec.frontend import compile_source
 from betty.spec.load import load
-from betty.spec.models import ProblemSpec, Spec, Target
+from betty.spec.models import ProblemSpec, Spec
 from tests.spec.support import SPEC, write
 from tests.spec.test_schema import RIGHT
 
@@ -62,7 +63,7 @@ class Net:
     def step(self) -> None: ...
 
 
-def make() -> Net:
+def make(width: int = 1) -> Net:
     return Net()
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from betty.ir.diagnostics import SpecError
+from betty.spec.fields import Target
 from betty.spec.load import load
-from betty.spec.models import EdgeSpec, EngineSpec, ParameterSpec, ProblemSpec, Spec, Target, ValidateSpec
+from betty.spec.models import EdgeSpec, EngineSpec, ParameterSpec, ProblemSpec, Spec, ValidateSpec
 from tests.spec.support import write
 
 
@@ -153,7 +154,7 @@ def test_the_validation_is_written_validate() -> None:
 def test_models_are_immutable() -> None:
     edge = EdgeSpec(upper="a", lower="b")
     with pytest.raises(ValueError, match="frozen"):
-        edge.upper = "c"
+        edge.upper = "c"  # type: ignore[misc]
 
 
 def test_no_torch_for_specs(tmp_path: Path) -> None:

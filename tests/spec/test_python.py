@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from betty.ir.diagnostics import SpecError
+from betty.spec.fields import Target
 from betty.spec.frontend import compile_document, compile_source, resolve
 from betty.spec.load import load
-from betty.spec.models import DataSpec, EdgeSpec, OptimizerSpec, ParameterSpec, ProblemSpec, Spec, Target
+from betty.spec.models import DataSpec, EdgeSpec, OptimizerSpec, ParameterSpec, ProblemSpec, Spec
 
 
 class Net:
