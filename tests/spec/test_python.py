@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from betty.spec.fields import Target
 from betty.spec.frontend import compile_document, compile_source, resolve
 from betty.spec.load import load
 from betty.spec.models import DataSpec, EdgeSpec, OptimizerSpec, ParameterSpec, ProblemSpec, Spec
+from betty.spec.signatures import LossSignature
+from tests.spec.support import edited, report, write
 
 
 class Net:
@@ -96,7 +99,9 @@ def test_the_graph_of_live_objects() -> None:
     graph, resolved = compile_document(load(program))
     assert graph.problem("net").reads == ("upper", "net")
     assert graph.edges[0].method is not None
-    assert resolved == resolve(load(program)) or resolved is not None
+    assert resolved is not None
+    assert list(resolved.problems) == ["upper", "net"]
+    assert resolve(load(program)).problems["net"].loss is resolved.problems["net"].loss
 
 
 @pytest.mark.parametrize(
@@ -115,3 +120,54 @@ def test_objects_that_do_not_fit(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError) as error:
         compile_source(source)
     assert message in [one.message for one in error.value.diagnostics]
+
+
+TORCH = """\
+import torch
+
+
+class Net(torch.nn.Linear):
+    pass
+
+
+class Loss(torch.nn.Module):
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, batch, net):
+        return self.scale * net(batch).sum()
+"""
+
+TORCH_SPEC = """\
+name: torch
+problems:
+  net:
+    module: {target: program:Net, args: {in_features: 2, out_features: 1}}
+    loss: {target: program:Loss, args: {scale: 2.0}}
+    data: {target: torch.utils.data.TensorDataset}
+    optimizer: {target: torch.optim.SGD, lr: 0.1, momentum: 0.9}
+    scheduler: {target: torch.optim.lr_scheduler.CosineAnnealingLR, T_max: 10}
+"""
+
+
+def test_torch_by_name(tmp_path: Path) -> None:
+    resolved = compile_source(write(tmp_path, TORCH_SPEC, TORCH)).resolved
+    assert resolved is not None
+    net = resolved.problems["net"]
+    assert net.module is not None
+    assert net.optimizer is not None
+    assert net.scheduler is not None
+    module = net.module()
+    optimizer = net.optimizer(module.parameters())
+    assert net.scheduler(optimizer).T_max == 10
+    assert optimizer.defaults["momentum"] == 0.9
+    assert net.signature == LossSignature(batch=True, reads=("net",))
+    assert net.loss.scale == 2.0  # type: ignore[attr-defined]
+
+
+def test_options_of_torch_are_checked(tmp_path: Path) -> None:
+    text = report(tmp_path, edited(("lr: 0.1", "rl: 0.1"), ("T_max: 10", "Tmax: 10"), text=TORCH_SPEC), TORCH)
+    assert "problems.net.optimizer.rl: 'torch.optim.SGD' takes no argument 'rl'" in text
+    assert "problems.net.scheduler.Tmax: 'torch.optim.lr_scheduler.CosineAnnealingLR' takes no argument 'Tmax'" in text
+    assert "'torch.optim.lr_scheduler.CosineAnnealingLR' needs an argument 'T_max'" in text
