@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from betty.backends.torch.draws import may_draw
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.random import RandomState, replaying
-from betty.backends.torch.swap import Places
+from betty.backends.torch.swap import Buffers, Places
 from betty.backends.torch.tree import Tree
 
 
@@ -103,7 +103,7 @@ class Objective:
         self._views = {key: View(key, module, fixed=True) for key, module in modules.items()}
         self._loose = {key: View(key, module) for key, module in modules.items()}
         self._parameters = {key: Places(module) for key, module in modules.items()}
-        self._buffers = [Places(module, buffers=True) for module in modules.values()]
+        self._buffers = Buffers(modules.values())
         self.host_draws = may_draw(loss, modules.values())
 
     def live(self, batch: Any) -> Evaluation:
@@ -126,9 +126,8 @@ class Objective:
             for name, tensors in stand_ins.items():
                 if name in self._parameters:
                     stack.enter_context(self._parameters[name].holding(tensors))
-            for places in self._buffers if buffers else ():
-                if places.tensors:
-                    stack.enter_context(places.holding([tensor.clone() for tensor in places.tensors]))
+            if buffers:
+                stack.enter_context(self._buffers.spared())
             return self._evaluate(batch, views)
 
     def held(self, batch: Any) -> Evaluation:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from betty.backends.torch.objective import Objective, Sample, trainable, trainable_names
 from betty.backends.torch.stream import Stream
+from betty.backends.torch.swap import Buffers
 from betty.backends.torch.tree import Tree
 
 if TYPE_CHECKING:
@@ -79,12 +80,7 @@ class Program:
 
 @contextmanager
 def preserved(program: Program) -> Iterator[None]:
-    """Put the buffers of all modules back as they were, bit for bit, also after an exception."""
-    modules = [problem.module for problem in program.problems.values()]
-    before = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
-    try:
+    """Spare the buffers of all modules; they are as before afterwards, bit for bit, also after an exception."""
+    # Written values could not simply be copied back: graphs that are kept may have saved the buffers themselves.
+    with Buffers(problem.module for problem in program.problems.values()).spared():
         yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Place = tuple[Any, Any]
@@ -45,6 +46,34 @@ class Places:
         for places, tensor in zip(self._places, tensors, strict=True):
             for container, key in places:
                 container[key] = tensor
+
+
+class Buffers:
+    """The buffers of some modules, to be replaced for a while and put back.
+
+    Looked up anew each time: a module may hold another tensor as its buffer than it did before, where it assigns
+    instead of writing in place, or may hold one in a place that was empty.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        found = {id(part): part._buffers for module in modules for part in module.modules() if part._buffers}
+        self._held: tuple[dict[str, Tensor | None], ...] = tuple(found.values())
+
+    @contextmanager
+    def spared(self, stand_in: Callable[[Tensor], Tensor] = torch.clone) -> Iterator[None]:
+        """Let modules write to stand-ins; their own buffers are back afterwards, unwritten, in any case."""
+        before = [dict(held) for held in self._held]
+        copies: dict[int, Tensor] = {}  # a buffer in several places has one stand-in
+        try:
+            for held, own in zip(self._held, before, strict=True):
+                for name, tensor in own.items():
+                    if tensor is not None:
+                        held[name] = copies.setdefault(id(tensor), stand_in(tensor))
+            yield
+        finally:
+            for held, own in zip(self._held, before, strict=True):
+                held.clear()
+                held.update(own)
 
 
 def _held(module: nn.Module, buffers: bool) -> Iterator[tuple[Any, Any, Tensor]]:
