@@ -31,7 +31,7 @@ IMPLICIT = sorted(set(METHODS) - {"unrolled"})
 
 
 class Noisy(nn.Module):
-    """Dropout, batch statistics, a buffer that is replaced instead of written to, one that is born in the first call."""
+    """Dropout, batch statistics, a buffer that is replaced instead of written to, one that the first call makes."""
 
     seen: Tensor
     late: Tensor | None
