@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
 
 from betty.backends.torch.errors import RunError
 
@@ -98,13 +107,14 @@ def as_loader(data: Any, loading: Loading, problem: str = "data") -> Any:
     Raises:
         RunError: ``data`` is neither a data set nor an iterable.
     """
-    sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    # Iterable-style data may know its length, and inherits a method to index it that does nothing.
+    sized = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, IterableDataset)
     if isinstance(data, DataLoader) or not (isinstance(data, Dataset) or (sized and loading.batch_size)):
         if not hasattr(data, "__iter__"):
             raise RunError(f"the data of {problem!r} is {type(data).__name__}: expected a data set or an iterable")
         return data
-    if not sized:  # an iterable-style data set
-        return DataLoader(data, batch_size=loading.batch_size, num_workers=loading.workers)
+    if not sized:
+        return _in_its_own_order(data, loading)
     if len(data) == 0:
         raise RunError(f"the data of {problem!r} is empty")
     if loading.batch_size is None and loading.workers == 0:
@@ -116,10 +126,17 @@ def _whole(data: Any) -> list[Any]:
     """The whole data set as the one batch of an epoch, collated once."""
     if type(data) is TensorDataset:
         return [list(data.tensors)]
-    return [next(iter(DataLoader(data, batch_size=len(data))))]
+    return [next(iter(DataLoader(data, batch_size=len(data), generator=torch.Generator())))]
+
+
+def _in_its_own_order(data: Any, loading: Loading) -> DataLoader[Any]:
+    options: dict[str, Any] = {"drop_last": loading.drop_last} if loading.batch_size else {}
+    generator = torch.Generator().manual_seed(loading.seed)
+    return DataLoader(data, batch_size=loading.batch_size, num_workers=loading.workers, generator=generator, **options)
 
 
 def _cut(data: Any, loading: Loading) -> DataLoader[Any]:
+    # A loader without a generator of its own draws a seed from torch's global one for every epoch.
     generator = torch.Generator().manual_seed(loading.seed)
     size = loading.batch_size or len(data)
     options: dict[str, Any] = {"num_workers": loading.workers, "generator": generator}
@@ -140,8 +157,10 @@ def to_device(batch: Any, device: torch.device, dtype: torch.dtype | None = None
         return type(batch)(*(to_device(item, device, dtype) for item in batch))
     if isinstance(batch, list | tuple):
         return type(batch)(to_device(item, device, dtype) for item in batch)
-    if isinstance(batch, Mapping) and type(batch) is dict:
-        return {key: to_device(item, device, dtype) for key, item in batch.items()}
     if hasattr(batch, "to") and callable(batch.to):  # such as BatchEncoding
         return batch.to(device)
+    if isinstance(batch, MutableMapping):
+        moved = copy.copy(batch)  # what a defaultdict needs beside its items comes along
+        moved.update({key: to_device(item, device, dtype) for key, item in batch.items()})
+        return moved
     return batch
