@@ -161,14 +161,15 @@ class Tied(nn.Module):
 
 
 def test_tied_weights_are_replaced_everywhere_and_frozen_ones_nowhere() -> None:
-    net = nn.Sequential(Tied(), nn.Linear(3, 1))
+    tied = Tied()
+    net = nn.Sequential(tied, nn.Linear(3, 1))
     net[1].weight.requires_grad_(False)
     assert trainable_names(net) == ["0.embed.weight", "1.bias"]
     assert [leaf.shape for leaf in trainable(net)] == [(3, 3), (1,)]
     asked = objective(lambda low: low(torch.ones(1, 3)).sum(), low=net)
     zero = (torch.zeros(3, 3, requires_grad=True), torch.tensor([7.0], requires_grad=True))
     assert asked.pure(Sample(None), {"low": zero}).item() == 7.0
-    assert net[0].out.weight is net[0].embed.weight
+    assert tied.out.weight is tied.embed.weight
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])

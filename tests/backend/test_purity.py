@@ -206,6 +206,8 @@ def test_before_the_first_step_the_next_batch_is_looked_at_and_not_taken(method:
 class Masked(nn.Module):
     """A buffer takes part in the product, so that autograd saves it."""
 
+    mask: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(3))
