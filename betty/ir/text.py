@@ -1,75 +1,228 @@
-"""The textual IR of graphs and plans: one line a record, read by people and by :mod:`betty.ir.parse`.
+"""Textual IR: graphs and plans as text that can be read, compared line by line and parsed back.
 
-A line is a keyword, a subject and ``key=JSON`` pairs; fields at their default are left out. Names that are no
-identifiers are written as JSON strings.
+For every graph, ``parse_graph(graph_to_text(graph)) == graph``, and for every plan
+``parse_plan(plan_to_text(plan)) == plan``, where methods have all options written out, as passes leave them.
+Values that equal their defaults are left out, empty lines and lines that start with ``#`` mean nothing, and so
+does indentation.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
+from betty.ir.diagnostics import BettyError, GraphError, PlanError
 from betty.ir.graph import Edge, Graph, Problem, Settings
-from betty.ir.methods import Method
-from betty.ir.plan import Instruction, Plan, Respond, Step
+from betty.ir.plan import Differentiate, Draw, Estimate, Instruction, Plan, Respond, Step, Update
+from betty.ir.records import Facts
+from betty.ir.scan import (
+    COUNTS,
+    FLAG,
+    FLOW,
+    METHOD,
+    NAME,
+    NAMES,
+    NUMBER,
+    PAIRS,
+    TEXT,
+    WHOLE,
+    Cursor,
+    Kind,
+    write_name,
+    write_text,
+)
 
-ARROW = "->"
+Table = Mapping[str, Kind]
+
+# Fields in the order in which they are written; what identifies a record stands before them, without a key.
+SETTINGS: Table = {"iterations": WHOLE, "device": TEXT, "precision": TEXT, "seed": WHOLE}
+PROBLEM: Table = {
+    "loss": TEXT,
+    "reads": NAMES,
+    "optimizer": TEXT,
+    "unroll": WHOLE,
+    "accumulation": WHOLE,
+    "warm_up": WHOLE,
+    "precision": TEXT,
+    "gradient_clipping": NUMBER,
+    "level": WHOLE,
+    "period": WHOLE,
+}
+FACTS: Table = {
+    "parameters": WHOLE,
+    "parameter_bytes": WHOLE,
+    "state_bytes": WHOLE,
+    "forward_flops": WHOLE,
+    "backward_flops": WHOLE,
+    "saved_bytes": WHOLE,
+    "twice": FLAG,
+    "note": TEXT,
+}
+EDGE: Table = {"flow": FLOW, "method": METHOD, "reason": TEXT}
+PLAN: Table = {**SETTINGS, "edges": WHOLE}
+STEP: Table = {"period": WHOLE, "level": WHOLE, "after": COUNTS}
+ESTIMATE: Table = {"flops": WHOLE, "bytes": WHOLE}
+INSTRUCTIONS: Mapping[str, tuple[type[Instruction], Table]] = {
+    "draw": (Draw, {"keep": WHOLE}),
+    "differentiate": (Differentiate, {"adjoints": PAIRS}),
+    "respond": (Respond, {"slot": NAME, "method": METHOD, "into": PAIRS, "edge": TEXT, "reason": TEXT}),
+    "update": (Update, {"optimizer": TEXT, "every": WHOLE, "tape": WHOLE}),
+}
 
 
 def graph_to_text(graph: Graph) -> str:
-    """The graph as text; ``parse_graph`` gives an equal graph back."""
-    lines = [f"graph {quoted(graph.name)}{_pairs(graph.settings)}"]
-    lines += [f"  problem {quoted(problem.name)}{_pairs(problem, 'name')}" for problem in graph.problems]
-    lines += [_edge(edge) for edge in graph.edges]
+    """One line for the graph, one for each problem (and its facts) and one for each edge."""
+    lines = [_line("graph", write_text(graph.name), _write(graph.settings, SETTINGS, everything=True))]
+    for problem in graph.problems:
+        lines.append(_line("  problem", write_name(problem.name), _write(problem, PROBLEM)))
+        if problem.facts is not None:
+            lines.append(_line("    facts", _write(problem.facts, FACTS)))
+    for edge in graph.edges:
+        ends = f"{write_name(edge.upper)} -> {write_name(edge.lower)}"
+        lines.append(_line("  edge", ends, f"flow={edge.flow}", _write(edge, {"method": METHOD, "reason": TEXT})))
     return "\n".join(lines) + "\n"
 
 
 def plan_to_text(plan: Plan) -> str:
-    """The plan as text; ``parse_plan`` gives an equal plan back."""
-    lines = [f"plan {quoted(plan.name)}{_pairs(plan, 'name', 'steps')}"]
-    for step in plan.steps:
-        lines.extend(_step(step))
+    """One line for the plan, one for each step and one for each instruction, numbered within its step."""
+    lines = [_line("plan", write_text(plan.name), _write(plan, PLAN, everything=True))]
+    for step in plan:
+        always = f"period={step.period} level={step.level}"
+        lines.append(_line("  step", write_name(step.problem), always, _write(step, {"after": COUNTS})))
+        lines += [f"    %{index} = {_instruction_text(item)}" for index, item in enumerate(step.instructions)]
     return "\n".join(lines) + "\n"
 
 
-def _edge(edge: Edge) -> str:
-    return f"  edge {quoted(edge.upper)} {ARROW} {quoted(edge.lower)}{_pairs(edge, 'upper', 'lower')}"
+def _instruction_text(item: Instruction) -> str:
+    subject = write_name(item.problem) if isinstance(item, Respond) else ""
+    estimate = _write(item.estimate, ESTIMATE, everything=True) if item.estimate is not None else ""
+    return _line(item.op, subject, _write(item, INSTRUCTIONS[item.op][1]), estimate)
 
 
-def _step(step: Step) -> Iterator[str]:
-    yield f"  step {quoted(step.problem)}{_pairs(step, 'problem', 'instructions')}"
-    for index, item in enumerate(step.instructions):
-        subject = f" {quoted(item.problem)}" if isinstance(item, Respond) else ""
-        yield f"    %{index} = {item.op}{subject}{_pairs(item, 'problem')}"
+def _line(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
 
 
-def _pairs(record: Problem | Edge | Settings | Plan | Step | Instruction, *without: str) -> str:
-    """`` key=value`` for every field that is not at its default."""
-    found = ""
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        if field.name not in without and value != field.default:
-            found += f" {field.name}={_value(value)}"
-    return found
+def _write(record: Any, table: Table, everything: bool = False) -> str:
+    defaults = {one.name: one.default for one in fields(record)}
+    values = {key: getattr(record, key) for key in table}
+    return _line(
+        *(f"{key}={table[key].write(values[key])}" for key in table if everything or values[key] != defaults[key])
+    )
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, Method):
-        return json.dumps(value.to_text(), ensure_ascii=False)
-    return json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
+def parse_graph(text: str) -> Graph:
+    """The graph that ``text`` describes.
+
+    Raises:
+        GraphError: The text is not that of a graph; says line, column, what was found and what was expected.
+    """
+    lines = _cursors(text, GraphError)
+    name, settings = _head(lines, "graph", SETTINGS, GraphError)
+    problems: dict[str, Problem] = {}
+    edges: dict[tuple[str, str], Edge] = {}
+    for cursor in lines:
+        match cursor.keyword(("problem", "facts", "edge"), "a line of a graph"):
+            case "problem":
+                problem = _problem(cursor, problems)
+                problems[problem.name] = problem
+            case "facts":
+                last = _last(problems, cursor, "a problem before its facts")
+                problems[last] = replace(problems[last], facts=Facts(**_read(cursor, FACTS, "a fact")))
+            case _:
+                edge = _edge(cursor, problems, edges)
+                edges[edge.upper, edge.lower] = edge
+    return Graph(name, tuple(problems.values()), tuple(edges.values()), Settings(**settings))
 
 
-def _plain(value: Any) -> Any:
-    """Records as mappings of what differs from their defaults."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: (getattr(value, field.name), field.default) for field in dataclasses.fields(value)}
-        return {name: found for name, (found, default) in fields.items() if found != default}
-    return value
+def _problem(cursor: Cursor, known: Mapping[str, Problem]) -> Problem:
+    name = cursor.name()
+    if name in known:
+        cursor.fail(f"a second problem {name!r}", expected="a name for each problem")
+    return Problem(name=name, **_read(cursor, PROBLEM, "a field of a problem"))
 
 
-def quoted(name: str) -> str:
-    return name if name.isidentifier() and name.isascii() else json.dumps(name, ensure_ascii=False)
+def _edge(cursor: Cursor, problems: Mapping[str, Problem], known: Mapping[tuple[str, str], Edge]) -> Edge:
+    upper = _known_problem(cursor, problems)
+    cursor.expect("->")
+    lower = _known_problem(cursor, problems)
+    if upper == lower or (upper, lower) in known:
+        cursor.fail(f"edge {upper} -> {lower}", expected="two different problems, and one edge to a pair")
+    return Edge(upper=upper, lower=lower, **_read(cursor, EDGE, "a field of an edge"))
 
 
+def _known_problem(cursor: Cursor, problems: Mapping[str, Problem]) -> str:
+    start, name = cursor.mark(), cursor.name()
+    if name not in problems:
+        cursor.position = start
+        cursor.reject(name, tuple(problems), "a problem of this graph")
+    return name
+
+
+def parse_plan(text: str) -> Plan:
+    """The plan that ``text`` describes.
+
+    Raises:
+        PlanError: The text is not that of a plan; says line, column, what was found and what was expected.
+    """
+    lines = _cursors(text, PlanError)
+    name, settings = _head(lines, "plan", PLAN, PlanError)
+    steps: dict[str, Step] = {}
+    for cursor in lines:
+        if cursor.accept("%"):
+            last = _last(steps, cursor, "a step before its instructions")
+            done = steps[last].instructions
+            steps[last] = replace(steps[last], instructions=(*done, _instruction(cursor, len(done))))
+        else:
+            cursor.keyword(("step",), "a line of a plan")
+            step = Step(problem=cursor.name(), **_read(cursor, STEP, "a field of a step"))
+            if step.problem in steps:
+                cursor.fail(f"a second step of {step.problem!r}", expected="one step for each problem")
+            steps[step.problem] = step
+    return Plan(name=name, steps=tuple(steps.values()), **settings)
+
+
+def _instruction(cursor: Cursor, index: int) -> Instruction:
+    if cursor.match(re.compile(rf"{index}\b")) is None:
+        cursor.fail(f"found instruction %{cursor.found().strip(chr(39))}", expected=f"%{index}, the next of this step")
+    cursor.expect("=")
+    op = cursor.keyword(tuple(INSTRUCTIONS), "an instruction")
+    kind, table = INSTRUCTIONS[op]
+    values: dict[str, Any] = {"problem": cursor.name()} if kind is Respond else {}
+    values |= _read(cursor, {**table, **ESTIMATE}, f"a field of {op}")
+    estimate = {key: values.pop(key) for key in ESTIMATE if key in values}
+    wanted = [one.name for one in fields(kind) if one.default is MISSING and one.name not in values]
+    if wanted:
+        cursor.fail(f"{op} lacks {', '.join(wanted)}", expected=", ".join(f"{key}=..." for key in wanted))
+    return kind(**values, estimate=Estimate(**estimate) if estimate else None)
+
+
+def _cursors(text: str, error: type[BettyError]) -> Iterator[Cursor]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        cursor = Cursor(line, number, error)
+        if not cursor.done and not line.lstrip().startswith("#"):
+            yield cursor
+
+
+def _head(lines: Iterator[Cursor], keyword: str, table: Table, error: type[BettyError]) -> tuple[str, dict[str, Any]]:
+    cursor = next(lines, Cursor("", 1, error))
+    cursor.keyword((keyword,), f"the first line of a {keyword}")
+    return cursor.name(), _read(cursor, table, f"a setting of a {keyword}")
+
+
+def _last(done: dict[str, Any], cursor: Cursor, expected: str) -> str:
+    return next(reversed(done)) if done else cursor.fail("nothing to add this line to", expected=expected)
+
+
+def _read(cursor: Cursor, table: Table, role: str) -> dict[str, Any]:
+    """The ``key=value`` pairs up to the end of the line."""
+    values: dict[str, Any] = {}
+    while not cursor.done:
+        key = cursor.keyword(tuple(table), role)
+        if key in values:
+            cursor.fail(f"{key!r} is given twice", expected="each field once")
+        cursor.expect("=")
+        values[key] = table[key].read(cursor)
+    return values
