@@ -154,10 +154,11 @@ def defaults(declared: Declared) -> dict[str, Value]:
 def complete(name: str, declared: Declared, options: Mapping[str, Value]) -> Call:
     """A call of ``name`` with every option present, in the table's order; floats where the table has floats."""
     values = {**defaults(declared), **options}
-    typed = {
-        key: float(values[key]) if option.kind is float else values[key] for key, option in declared.options.items()
-    }
-    return Call(name=name, options=tuple(typed.items()))
+    return Call(name=name, options=tuple((key, _typed(values[key], option)) for key, option in declared.options.items()))
+
+
+def _typed(value: Value, option: Option) -> Value:
+    return float(value) if option.kind is float and isinstance(value, int | float) else value
 
 
 def preset(name: str, options: Mapping[str, Value] | None = None) -> Method:
