@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.objective import Objective, ParameterModule
 from betty.backends.torch.program import LiveProblem, Program
-from betty.backends.torch.random import derived_seed
+from betty.backends.torch.random import derived_seed, replaying
 from betty.backends.torch.stream import Loading, Stream
 from betty.backends.torch.trainer import EarlyStopping, Validation
 from betty.backends.torch.updates import RULES
@@ -153,14 +153,15 @@ class _Builder:
 def build(document: Document, graph: Graph, resolved: Resolved) -> Program:
     """Make everything that runs. Each problem's first parameters depend on the engine's seed and its own name alone.
 
+    The global random states are as before afterwards.
+
     Raises:
         SpecError: A target gave something of the wrong kind.
         RunError: The device is missing.
     """
-    engine = document.spec.engine
-    program = _Builder(document, graph, resolved, pick_device(engine.device)).run()
-    torch.manual_seed(engine.seed)
-    return program
+    device = pick_device(document.spec.engine.device)
+    with replaying(None, device):
+        return _Builder(document, graph, resolved, device).run()
 
 
 def build_validation(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from betty.backends.torch.checkpoint import restore
 from betty.backends.torch.executor import Executor
 from betty.backends.torch.profiler import Profiler
+from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.trace import trace
 from betty.backends.torch.trainer import Observer, Trainer
 from betty.build import build, build_validation, check_trajectories
@@ -62,6 +63,7 @@ class Engine:
             validation=validation,
             early_stopping=stopping,
             record_every=engine.log.every,
+            random=RandomState.seeded(engine.seed, self._program.device),
         )
 
     def _compile(self, declared: Graph) -> Compiled:
@@ -136,13 +138,15 @@ class Engine:
                 f"there is no problem {unknown[0]!r}; there are {listing(known)}"
                 + (f" (did you mean {hint!r}?)" if hint else "")
             )
-        outcome = self._trainer.executor.hypergradient(name, batches)
+        with replaying(self._trainer.random, self._program.device):
+            outcome = self._trainer.executor.hypergradient(name, batches)
         return self._program[name].named(tuple(leaf.detach() for leaf in outcome.gradient))
 
     def validate(self) -> dict[str, float]:
         """What ``engine.validate`` of the spec measures now; empty where the spec has none."""
         validation = self._trainer.validation
-        return validation.measure(self._program) if validation else {}
+        with replaying(self._trainer.random, self._program.device):
+            return validation.measure(self._program) if validation else {}
 
     def restore(self, path: str | Path) -> None:
         """Go back to a saved checkpoint of this program: parameters, optimisers, schedulers, counters, random states.

@@ -58,7 +58,8 @@ def restore(trainer: Trainer, path: Path) -> None:
     for name, found in problems.items():
         _restore_problem(program[name], found, path)
     trainer.iteration = int(saved["iteration"])
-    RandomState(saved["random"]["cpu"].cpu(), saved["random"]["cuda"]).restore(program.device)
+    cuda = saved["random"]["cuda"]
+    trainer.random = RandomState(saved["random"]["cpu"].cpu(), cuda.cpu() if cuda is not None else None)
 
 
 def _restore_problem(problem: LiveProblem, saved: dict[str, Any], path: Path) -> None:

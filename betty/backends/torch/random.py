@@ -44,6 +44,17 @@ class RandomState:
             sys.modules["numpy"].random.set_state(self.numpy)
 
 
+    @classmethod
+    def seeded(cls, seed: int, device: torch.device) -> RandomState:
+        """The states after seeding every generator with ``seed``; the generators themselves are left alone."""
+        with replaying(None, device):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            if numpy := sys.modules.get("numpy"):
+                numpy.random.seed(seed % 2**32)
+            return cls.capture(device)
+
+
 @contextmanager
 def replaying(state: RandomState | None, device: torch.device, *, host: bool = True) -> Iterator[None]:
     """Draw from ``state`` (from where the generators stand, if ``None``), then put everything back as it was."""

@@ -15,7 +15,7 @@ from betty.backends.torch.errors import RunError
 from betty.backends.torch.executor import Executor, Outcome
 from betty.backends.torch.objective import View
 from betty.backends.torch.program import Program, preserved
-from betty.backends.torch.random import replaying
+from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.stream import to_device
 from betty.ir.diagnostics import listing, nearest
 from betty.ir.plan import Step
@@ -120,12 +120,15 @@ class Trainer:
         validation: Measured every ``validation.every`` iterations and at the end.
         early_stopping: When to end before time.
         record_every: Iterations between two rows of metrics.
+        random: Random states to run from; the run's own, so that neither what else draws in this process nor another
+            run changes it, and the caller's generators stand after a run where they stood before.
     """
 
     executor: Executor
     validation: Validation | None = None
     early_stopping: EarlyStopping | None = None
     record_every: int = 10
+    random: RandomState | None = None
     observers: Sequence[Observer] = ()
     iteration: int = 0
     """Iterations done."""
@@ -138,6 +141,13 @@ class Trainer:
 
         A ``KeyboardInterrupt`` ends the loop; what it cut short is the step it fell into.
         """
+        with replaying(self.random, self.executor.program.device):
+            try:
+                return self._run(iterations)
+            finally:
+                self.random = RandomState.capture(self.executor.program.device)
+
+    def _run(self, iterations: int) -> str:
         last, reason = self.iteration + iterations, "finished"
         patience = _Patience(self.early_stopping) if self.early_stopping else None
         self._tell("started", self.iteration, last)
