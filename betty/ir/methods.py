@@ -154,7 +154,8 @@ def defaults(declared: Declared) -> dict[str, Value]:
 def complete(name: str, declared: Declared, options: Mapping[str, Value]) -> Call:
     """A call of ``name`` with every option present, in the table's order; floats where the table has floats."""
     values = {**defaults(declared), **options}
-    return Call(name=name, options=tuple((key, _typed(values[key], option)) for key, option in declared.options.items()))
+    typed = ((key, _typed(values[key], option)) for key, option in declared.options.items())
+    return Call(name=name, options=tuple(typed))
 
 
 def _typed(value: Value, option: Option) -> Value:

@@ -17,8 +17,11 @@ arXiv:2207.02849). Without knots nothing is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+import operator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import networkx as nx
 
@@ -70,101 +73,154 @@ class Hypergradient:
 
 def hypergradients(graph: Graph) -> dict[str, Hypergradient]:
     """The hypergradient of every problem, in the order of declaration; a graph of stage ``RESOLVED``."""
-    return {problem.name: _Search(graph, problem.name).run() for problem in graph.problems}
+    readings = _Readings(graph)
+    return {problem.name: _Search(readings, problem.name).run() for problem in graph.problems}
+
+
+class _Read(NamedTuple):
+    """One problem that another one's loss reads."""
+
+    name: str
+    raises: bool
+    """Whether it is an upper of its reader, so that adjoints rise to it."""
+    tied: bool | None
+    """Whether the two are in one knot; ``None`` where that depends on what lies below the target."""
+
+
+class _Readings:
+    """What the searches of all targets share: who is below whom, and who reads whom in which way."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        # Sets of problems as the bits of an integer: a thousand targets with a thousand problems below stay small.
+        self.bit = {problem.name: 1 << graph.position(problem.name) for problem in graph.problems}
+        self.below: dict[str, int] = {}
+        for name in nx.topological_sort(graph.digraph):
+            parts = (self.below[lower] | self.bit[lower] for lower in graph.lowers(name))
+            self.below[name] = functools.reduce(operator.or_, parts, 0)
+        self.acting = {edge.upper for edge in graph.edges if edge.flow.down}
+        self._knot = self.knots(graph.digraph)
+        self.reads = {name: [self._read(name, read) for read in graph.reads(name)] for name in self.bit}
+
+    def _read(self, name: str, read: str) -> _Read:
+        edge = self.graph.edge(read, name)
+        if name in self.graph.reads(read):
+            return _Read(read, raises=edge is not None, tied=True)
+        # Among fewer problems there are no more knots.
+        return _Read(read, raises=edge is not None, tied=None if self._knot[name] == self._knot[read] else False)
+
+    def knots(self, names: Iterable[str]) -> dict[str, int]:
+        """Problems with equal numbers read each other, directly or through others among ``names``."""
+        reads: nx.DiGraph[str] = nx.DiGraph()
+        reads.add_nodes_from(names)
+        reads.add_edges_from([(x, y) for x in reads for y in self.graph.reads(x) if y in reads])
+        knots = enumerate(nx.strongly_connected_components(reads))
+        return {name: index for index, members in knots for name in members}
 
 
 class _Search:
     """The hypergradient of one target; states that no adjoint reaches or that reach no target are left out."""
 
-    def __init__(self, graph: Graph, target: str) -> None:
-        self.graph, self.target = graph, target
-        acts = any(edge.flow.down for edge in graph.edges if edge.upper == target)
-        self.below: set[str] = nx.ancestors(graph.digraph, target) if acts else set()
-        self.knot: dict[str, int] = {}
+    def __init__(self, readings: _Readings, target: str) -> None:
+        self.graph, self.target, self.readings = readings.graph, target, readings
+        self.below = readings.below[target] if target in readings.acting else 0
+
+    @functools.cached_property
+    def _knot(self) -> dict[str, int]:
+        return self.readings.knots(name for name in self.readings.bit if self._is_below(name))
 
     def run(self) -> Hypergradient:
-        seeds = [(name, False) for name in self.graph.reads(self.target) if name in self.below]
+        seeds = [(name, False) for name in self.graph.reads(self.target) if self._is_below(name)]
         if not seeds:
             return Hypergradient(target=self.target)
-        self._tie_knots()
         live = self._live(seeds)
         slots: dict[State, list[Slot]] = {state: [] for state in live}
         start = [self._arrive(slots, state, self.target) for state in seeds if state in live]
-        responses = [response for state in live for response in self._respond(slots, state)]
+        responses = [response for state, after in live.items() for response in self._respond(slots, state, after)]
         return Hypergradient(target=self.target, seeds=tuple(start), responses=tuple(responses))
 
-    def _tie_knots(self) -> None:
-        """Number the knots so that readers come before what they read."""
-        reads = nx.DiGraph((x, y) for x in self.below for y in self.graph.reads(x) if y in self.below)
-        reads.add_nodes_from(self.below)
-        # Tarjan's algorithm yields a component after all components that it leads to.
-        knots = list(nx.strongly_connected_components(reads))
-        self.knot = {name: -index for index, members in enumerate(knots) for name in members}
+    def _is_below(self, name: str) -> bool:
+        return bool(self.below & self.readings.bit[name])
 
-    def _next(self, state: State) -> Iterator[State]:
+    def _next(self, state: State) -> list[State]:
         """Where the adjoint of ``state`` passes to, the target left out."""
         name, inner = state
-        for read in self.graph.reads(name):
-            if read not in self.below:
+        after: list[State] = []
+        for read, raises, known in self.readings.reads[name]:
+            if (inner and raises and known) or (raises and not self._is_below(read)):
                 continue
-            if self.knot[read] != self.knot[name]:
-                yield read, False
-            elif self.graph.edge(name, read) is not None:
-                yield read, True
-            elif not inner:
-                yield read, False
+            tied = self._knot[name] == self._knot[read] if known is None else known
+            if not (inner and raises and tied):
+                after.append((read, tied and not raises))
+        return after
 
-    def _live(self, seeds: list[State]) -> list[State]:
-        """States on a way from a seed to the target, readers first."""
-        reached = dict.fromkeys(seeds)
-        front, before = list(seeds), {}
+    def _live(self, seeds: list[State]) -> dict[State, list[State]]:
+        """States on a way from a seed to the target, readers first, each with the states that it passes to."""
+        after: dict[State, list[State]] = {}
+        front = list(seeds)
         while front:
             state = front.pop()
-            for after in self._next(state):
-                before.setdefault(after, []).append(state)
-                if after not in reached:
-                    reached[after] = None
-                    front.append(after)
-        useful = {state for state in reached if self.target in self.graph.reads(state[0])}
-        front = list(useful)
-        while front:
-            for state in before.get(front.pop(), ()):
-                if state not in useful:
-                    useful.add(state)
-                    front.append(state)
-        return sorted(useful, key=self._rank)
+            if state not in after:
+                after[state] = self._next(state)
+                front += after[state]
+        useful = self._useful(after)
+        return {state: [read for read in after[state] if read in useful] for state in self._sorted(after, useful)}
 
-    def _rank(self, state: State) -> tuple[int, bool, int, int]:
+    def _useful(self, after: Mapping[State, list[State]]) -> set[State]:
+        """States from which there is a way to the target."""
+        before: dict[State, list[State]] = {}
+        for state, passed in after.items():
+            for read in passed:
+                before.setdefault(read, []).append(state)
+        useful: set[State] = set()
+        front = [state for name in self.graph.readers(self.target) for state in ((name, False), (name, True))]
+        while front:
+            state = front.pop()
+            if state in after and state not in useful:
+                useful.add(state)
+                front += before.get(state, ())
+        return useful
+
+    def _sorted(self, after: Mapping[State, list[State]], useful: set[State]) -> Iterator[State]:
+        """Readers before what they read; where that leaves a choice, the same one in every run."""
+        passes: nx.DiGraph[State] = nx.DiGraph()
+        passes.add_nodes_from(useful)
+        passes.add_edges_from([(state, read) for state in useful for read in after[state] if read in useful])
+        found: Iterator[State] = nx.lexicographical_topological_sort(passes, key=self._rank)
+        return found
+
+    def _rank(self, state: State) -> tuple[bool, int, int]:
         name, inner = state
         level = self.graph.problem(name).level or 0
-        return self.knot[name], inner, -level if inner else level, self.graph.position(name)
+        return inner, -level if inner else level, self.graph.position(name)
 
     def _arrive(self, slots: dict[State, list[Slot]], state: State, reader: str) -> Slot:
         """The slot of ``state`` for an adjoint that comes from ``reader``; slots of one method are one slot."""
         edge = self._edge(state[0], reader)
+        new = Slot(problem=state[0], edge=(edge.upper, edge.lower), inner=state[1])
+        method = self._method(new)
         for slot in slots[state]:
-            known = self.graph.edge(*slot.edge)
-            if known is not None and known.method == edge.method:
+            if self._method(slot) == method:
                 return slot
-        slots[state].append(Slot(problem=state[0], edge=(edge.upper, edge.lower), inner=state[1]))
-        return slots[state][-1]
+        slots[state].append(new)
+        return new
 
     def _edge(self, name: str, reader: str) -> Edge:
         """The edge whose method answers: the target's own, else the reader's, else the first below the target."""
-        above = (self.target, reader, *(upper for upper in self.graph.uppers(name) if upper in self.below))
+        above = (self.target, reader, *(upper for upper in self.graph.uppers(name) if self._is_below(upper)))
         found: Iterable[Edge | None] = (self.graph.edge(upper, name) for upper in above)
         return next(edge for edge in found if edge is not None)
 
-    def _respond(self, slots: dict[State, list[Slot]], state: State) -> Iterator[Response]:
+    def _respond(self, slots: dict[State, list[Slot]], state: State, after: list[State]) -> Iterator[Response]:
         name = state[0]
-        after = {read: (read, inner) for read, inner in self._next(state) if (read, inner) in slots}
+        states = {passed[0]: passed for passed in after}
         for slot in slots[state]:
             into: list[tuple[str, Slot | None]] = []
             for read in self.graph.reads(name):
                 if read == self.target:
                     into.append((read, None))
-                elif read in after:
-                    into.append((read, self._arrive(slots, after[read], name)))
+                elif read in states:
+                    into.append((read, self._arrive(slots, states[read], name)))
             yield Response(slot=slot, method=self._method(slot), into=tuple(into))
 
     def _method(self, slot: Slot) -> Method:
@@ -178,4 +234,3 @@ class _Search:
         steps = max(1, (target.period or 1) // ((lower.period or 1) * lower.accumulation))
         options = tuple((key, steps if key == "steps" else value) for key, value in edge.method.solver.options)
         return replace(edge.method, solver=replace(edge.method.solver, options=options))
-
