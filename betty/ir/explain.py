@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from betty.ir.graph import Edge, Graph
 from betty.ir.plan import Differentiate, Draw, Estimate, Instruction, Plan, Respond, Step, Update
+from betty.ir.quantities import amount, both, bytes_text, flops_text, plural, time_text
+
+__all__ = ["Measured", "Measurements", "amount", "bytes_text", "explain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,181 +21,223 @@ class Measured:
     bytes: int
     calls: int
 
+    @property
+    def total(self) -> float:
+        return self.seconds * self.calls
+
 
 Measurements = Mapping[tuple[str, int], Measured]
 """By problem and index of the instruction in its step."""
 
+UNKNOWN = "?"
+NOT_MEASURED = "-"
+HEAD = ("problem", "when", "what", "size", "work", "memory")
+MEASURED_HEAD = ("time", "peak", "share")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of the table."""
 
     who: str
+    when: str = ""
     what: str = ""
-    how: str = ""
-    work: str = ""
-    memory: str = ""
-    time: str = ""
-    peak: str = ""
+    size: str = ""
+    cost: tuple[str, str] = ("", "")
+    measured: tuple[str, ...] = ()
 
     @property
     def cells(self) -> tuple[str, ...]:
-        return self.who, self.what, self.how, self.work, self.memory, self.time, self.peak
-
-
-HEAD = Row("problem", "does", "how", "work", "memory")
-MEASURED_HEAD = Row("problem", "does", "how", "work", "memory", "time", "peak")
+        return self.who, self.when, self.what, self.size, *self.cost, *self.measured
 
 
 def explain(plan: Plan, graph: Graph | None = None, measured: Measurements | None = None) -> str:
     """The plan as a table: who steps when, which adjoints and responses follow in which order, at what cost.
 
-    Work is in floating-point operations of matrix products and convolutions; that of a response also in steps of
-    the problem that responds. ``?`` stands for what no trace has found.
+    The row of a problem says what one of its steps does, and what all its instructions take together; the rows below
+    it how its hypergradient comes about. Work is in floating-point operations of matrix products and convolutions;
+    that of a response in steps of the problem that responds. ``?`` stands for what no trace has found. A primed
+    adjoint, ``finetune'``, is the part that a problem has in the response of one of its uppers.
 
     Args:
         plan: What is explained.
         graph: Adds parameter counts and the edges whose method no response uses.
-        measured: Adds the measured time and peak memory of every instruction.
+        measured: Adds, for every instruction, the mean time, the peak memory and the share of all measured time.
     """
-    rows = [HEAD if measured is None else MEASURED_HEAD]
-    for step in plan:
-        rows.extend(_step_rows(plan, step, graph, measured))
-    return "\n".join([_title(plan), f"repeat {plan.iterations}", *_table(rows), *_unused(plan, graph)])
+    table = _Table(plan, graph, measured)
+    return "\n".join([_title(plan), f"repeat {plan.iterations}", *_aligned(table.rows()), *_unused(plan, graph)])
 
 
 def _title(plan: Plan) -> str:
-    parts = [_plural(len(plan.steps), "problem"), _plural(plan.edges, "edge"), plan.precision, plan.device]
-    return f"plan {plan.name}   {' · '.join(parts)}"
+    parts = [plural(len(plan.steps), "problem"), plural(plan.edges, "edge"), plan.precision, plan.device]
+    return f"plan {_shown(plan.name)}   {' · '.join(parts)}"
 
 
-def _step_rows(plan: Plan, step: Step, graph: Graph | None, measured: Measurements | None) -> Iterator[Row]:
-    yield Row(step.problem, _when(step), _chain(step, graph), *_total(step.instructions))
-    for index, item in enumerate(step.instructions):
-        found = measured.get((step.problem, index)) if measured else None
-        for row in _instruction_rows(plan, step, item, detailed=measured is not None):
-            yield _with_measurement(row, found)
-            found = None
+def _shown(name: str) -> str:
+    """Names from Python may hold line breaks, which would end the row."""
+    return name if name.isprintable() else json.dumps(name)
+
+
+@dataclass(frozen=True)
+class _Table:
+    plan: Plan
+    graph: Graph | None
+    measured: Measurements | None
+    # Work of one step of each problem, without what it asks of others: the unit of its responses.
+    units: dict[str, int] = field(init=False)
+    seconds: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        units = {step.problem: _work_of(step) for step in self.plan}
+        object.__setattr__(self, "units", units)
+        object.__setattr__(self, "seconds", sum(one.total for one in (self.measured or {}).values()))
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        yield HEAD + (MEASURED_HEAD if self.measured is not None else ())
+        for step in self.plan:
+            measured = self._together(step)
+            yield Row(
+                who=_shown(step.problem),
+                when=_when(step),
+                what=_chain(step),
+                size=self._size(step.problem),
+                cost=_total(step.instructions),
+                measured=measured,
+            ).cells
+            for lower, least in step.after:
+                yield Row(who="  after", when=_shown(lower), what=f"has taken {plural(least, 'micro-batch')}").cells
+            for index, item in enumerate(step.instructions):
+                yield from (row.cells for row in self._instruction(step, item, self._one(step, index)))
+
+    def _size(self, name: str) -> str:
+        if self.graph is None:
+            return ""
+        facts = self.graph.problem(name).facts
+        return f"{amount(facts.parameters if facts and not facts.note else None)} params"
+
+    def _instruction(self, step: Step, item: Instruction, measured: tuple[str, ...]) -> Iterator[Row]:
+        if isinstance(item, Respond):
+            yield from _arriving(step, item)
+            cost = (self._in_steps(item), bytes_text(item.estimate.bytes) if item.estimate else UNKNOWN)
+            method = item.method.to_text()
+            yield Row(who="  respond", when=_shown(item.slot), what=method, cost=cost, measured=measured)
+            if item.reason:
+                yield Row(who="", what=f"(auto: {item.reason})")
+            yield Row(who="  into", when=", ".join(_shown(slot or read) for read, slot in item.into))
+            return
+        if measured:
+            cost = _cost(item.estimate) if isinstance(item, Differentiate) else ("", "")
+            yield Row(who=f"  {item.op}", what=_keeps(item), cost=cost, measured=measured)
+        if isinstance(item, Differentiate):
+            for problem, slot in item.adjoints:
+                yield Row(who="  adjoint", when=_shown(slot), what=f"∂L_{_shown(step.problem)}/∂{_shown(problem)}")
+
+    def _in_steps(self, item: Respond) -> str:
+        """Work of a response, in steps of the problem that responds."""
+        if item.estimate is None:
+            return UNKNOWN
+        unit = self.units.get(item.problem, 0)
+        return f"≈ {item.estimate.flops / unit:,.1f} steps" if unit else flops_text(item.estimate.flops)
+
+    def _one(self, step: Step, index: int) -> tuple[str, ...]:
+        if self.measured is None:
+            return ()
+        found = self.measured.get((step.problem, index))
+        return self._readings([found] if found else [])
+
+    def _together(self, step: Step) -> tuple[str, ...]:
+        if self.measured is None:
+            return ()
+        keys = ((step.problem, index) for index in range(len(step.instructions)))
+        return self._readings([self.measured[key] for key in keys if key in self.measured])
+
+    def _readings(self, found: list[Measured]) -> tuple[str, ...]:
+        """Time, peak memory and share of what is measured in ``found``; a step takes its instructions in turn."""
+        if not found:
+            return (NOT_MEASURED,) * len(MEASURED_HEAD)
+        share = sum(one.total for one in found) / self.seconds if self.seconds else 0.0
+        seconds, peak = sum(one.seconds for one in found), max(one.bytes for one in found)
+        return time_text(seconds), bytes_text(peak), f"{share:.0%}"
+
+
+def _work_of(step: Step) -> int:
+    own = (item.estimate for item in step.instructions if isinstance(item, Draw | Differentiate))
+    return sum(estimate.flops for estimate in own if estimate is not None)
 
 
 def _when(step: Step) -> str:
-    when = "every step" if step.period == 1 else f"every {step.period}"
-    return "".join([when, *(f", after {least} of {lower}" for lower, least in step.after)])
+    return "every step" if step.period == 1 else f"every {step.period:,}"
 
 
-def _chain(step: Step, graph: Graph | None) -> str:
-    """``batch x 4 -> loss -> hypergradient -> Adam``, and what the problem holds."""
+def _chain(step: Step) -> str:
+    """``batch -> loss -> hypergradient -> Adam``."""
+    chain = " -> ".join(["batch", "loss", "hypergradient" if step.responses else "backward"])
     update = next((item for item in step.instructions if isinstance(item, Update)), None)
-    batch = f"batch × {update.every}" if update and update.every > 1 else "batch"
-    chain = [batch, "loss", "hypergradient" if step.responses else "backward"]
-    if update:
-        chain.append(update.optimizer)
-    notes = [f"{amount(_parameters(graph, step.problem))} params"] if graph else []
-    if update and update.tape:
-        notes.append(f"records the last {_plural(update.tape, 'update')}")
-    if not update:
-        notes.append("never updated")
-    return " -> ".join(chain) + "".join(f"   {note}" for note in notes)
+    if update is None:
+        return f"{chain}, never updated"
+    if update.every > 1:
+        chain = f"({chain}) ×{update.every}"  # noqa: RUF001 - the sign of multiplication is meant
+    tape = f", records the last {plural(update.tape, 'update')}" if update.tape else ""
+    return f"{chain} -> {update.optimizer}{tape}"
 
 
-def _parameters(graph: Graph | None, name: str) -> int | None:
-    facts = graph.problem(name).facts if graph else None
-    return facts.parameters if facts else None
+def _keeps(item: Instruction) -> str:
+    return f"keeps the last {item.keep}" if isinstance(item, Draw) and item.keep else ""
 
 
-def _instruction_rows(plan: Plan, step: Step, item: Instruction, detailed: bool) -> Iterator[Row]:
-    cost = _cost(item.estimate)
-    if isinstance(item, Respond):
-        yield Row("", f"respond {item.slot}", item.method.to_text(), _work(plan, item), cost[1])
-        if item.reason:
-            yield Row("", "", f"auto: {item.reason}")
-        yield Row("", f"into {', '.join(_into(read, slot) for read, slot in item.into)}")
-    elif isinstance(item, Differentiate):
-        if detailed:
-            yield Row("", "loss, backward", "", *cost)
-        for problem, slot in item.adjoints:
-            yield Row("", f"adjoint {slot}", f"∂L_{step.problem}/∂{problem}")
-    elif detailed:
-        keeps = f"keeps {item.keep}" if isinstance(item, Draw) and item.keep else ""
-        yield Row("", item.op, keeps)
-
-
-def _into(read: str, slot: str) -> str:
-    """What gains; an inner adjoint (see ``betty.ir.passes.adjoints``) is written with a prime."""
-    return slot or read
-
-
-def _work(plan: Plan, item: Respond) -> str:
-    """Work of a response, in steps of the problem that responds as well."""
-    one = sum(part.estimate.flops for part in plan.step(item.problem).instructions if part.estimate)
-    if item.estimate is None or not one:
-        return _cost(item.estimate)[0]
-    return f"{_cost(item.estimate)[0]} ≈ {item.estimate.flops / one:.1f} steps"
+def _arriving(step: Step, item: Respond) -> Iterator[Row]:
+    """Where an adjoint that the loss does not start comes from."""
+    if any(
+        slot == item.slot for one in step.instructions if isinstance(one, Differentiate) for _, slot in one.adjoints
+    ):
+        return
+    sources = [_shown(one.problem) for one in step.responses if any(slot == item.slot for _, slot in one.into)]
+    inner = item.slot.startswith(f"{item.problem}'")
+    name = _shown(item.problem)
+    what = f"{name} as part of the response of {both(sources)}" if inner else f"through {both(sources)}"
+    yield Row(who="  adjoint", when=_shown(item.slot), what=what)
 
 
 def _total(items: tuple[Instruction, ...]) -> tuple[str, str]:
     """Work of all instructions, and the memory of the one that takes most."""
-    known = [item.estimate for item in items if item.estimate is not None]
+    estimates = [item.estimate for item in items if isinstance(item, Differentiate | Respond)]
+    known = [estimate for estimate in estimates if estimate is not None]
     if not known:
-        return "?", "?"
-    return _cost(Estimate(flops=sum(one.flops for one in known), bytes=max(one.bytes for one in known)))
+        return UNKNOWN, UNKNOWN
+    cost = _cost(Estimate(flops=sum(one.flops for one in known), bytes=max(one.bytes for one in known)))
+    return cost if len(known) == len(estimates) else (f"> {cost[0]}", f"> {cost[1]}")
 
 
 def _cost(estimate: Estimate | None) -> tuple[str, str]:
-    if estimate is None:
-        return "?", "?"
-    return f"{amount(estimate.flops)} FLOP" if estimate.flops else "?", bytes_text(estimate.bytes)
+    return (flops_text(estimate.flops), bytes_text(estimate.bytes)) if estimate else (UNKNOWN, UNKNOWN)
 
 
-def _with_measurement(row: Row, found: Measured | None) -> Row:
-    if found is None:
-        return row
-    return Row(*row.cells[:5], f"{found.seconds * 1e3:.3g} ms × {found.calls}", bytes_text(found.bytes))
-
-
-def _table(rows: list[Row]) -> list[str]:
-    widths = [max(len(row.cells[column]) for row in rows) for column in range(len(HEAD.cells))]
-    return ["  " + _line(row, widths) for row in rows]
-
-
-def _line(row: Row, widths: list[int]) -> str:
-    cells = [cell.ljust(width) for cell, width in zip(row.cells, widths, strict=True)]
-    return "  ".join(cells).rstrip()
+def _aligned(rows: Iterator[tuple[str, ...]]) -> list[str]:
+    """Columns as wide as what stands in them; what ends its row may run over."""
+    table = list(rows)
+    widths = [0] * len(table[0])
+    for row in table:
+        last = max((column for column, cell in enumerate(row) if cell), default=0)
+        for column, cell in enumerate(row[:last]):
+            widths[column] = max(widths[column], len(cell))
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in table)
+    return [f"  {line}".rstrip() for line in lines]
 
 
 def _unused(plan: Plan, graph: Graph | None) -> Iterator[str]:
-    """Edges with a method of the user's that no response uses."""
+    """Edges whose method no response uses, and whose does instead."""
     if graph is None:
         return
-    used = {item.edge for step in plan for item in step.responses}
+    answers: dict[str, dict[str, None]] = {}
+    for step in plan:
+        for item in step.responses:
+            answers.setdefault(item.problem, {})[item.edge] = None
     for edge in graph.edges:
-        if edge.name not in used and edge.method is not None and not edge.reason:
-            yield f"unused  edge {edge.name}  {edge.method.to_text()}: {_why_unused(graph, edge)}"
+        if edge.method is not None and edge.name not in answers.get(edge.lower, {}):
+            yield _unused_line(edge, [_shown(name) for name in answers.get(edge.lower, {})])
 
 
-def _why_unused(graph: Graph, edge: Edge) -> str:
-    others = [f"{upper} -> {edge.lower}" for upper in graph.uppers(edge.lower) if upper != edge.upper]
-    return f"answered by {' or '.join(others)}" if others else "no hypergradient passes here"
-
-
-def amount(number: int | None) -> str:
-    """``64``, ``12.5 k``, ``0.27 M``; ``?`` for ``None``."""
-    if number is None:
-        return "?"
-    for size, unit in ((10**12, "T"), (10**9, "G"), (10**5, "M"), (10**3, "k")):
-        if number >= size:
-            scale = 10**6 if unit == "M" else size
-            return f"{number / scale:.3g} {unit}"
-    return str(number)
-
-
-def bytes_text(number: int) -> str:
-    """``512 B``, ``4.1 KB``, ``12 MB``, ``1.5 GB``; powers of 1,000."""
-    for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number} B"
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}" + ("" if count == 1 else "s")
+def _unused_line(edge: Edge, answers: list[str]) -> str:
+    method = f"method {edge.method.to_text()}" if edge.method else "no method"
+    why = f"answered by {both(answers)}" if answers else f"no hypergradient passes through {_shown(edge.lower)}"
+    return f"unused  edge {_shown(edge.name)}  {method}: {why}"
