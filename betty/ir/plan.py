@@ -52,7 +52,7 @@ class Differentiate(Instruction):
 
 @dataclass(frozen=True, kw_only=True)
 class Respond(Instruction):
-    """Consume the adjoint in ``slot``, approximate ``q = H^-1 adjoint`` and subtract ``q`` through what ``problem`` reads.
+    """Consume the adjoint in ``slot``, approximate ``q = H^-1 adjoint``, subtract it through what ``problem`` reads.
 
     ``into`` pairs each problem read with the slot that gains; the empty slot is the hypergradient itself.
     """

@@ -44,7 +44,9 @@ class Costs:
             return None
         if method.unrolled:
             steps = int(method.solver["steps"] or 1)
-            return Estimate(flops=2 * steps * problem.accumulation * facts.backward_flops, bytes=2 * facts.parameter_bytes)
+            return Estimate(
+                flops=2 * steps * problem.accumulation * facts.backward_flops, bytes=2 * facts.parameter_bytes
+            )
         return Estimate(
             flops=problem.accumulation * _implicit_flops(facts, method),
             bytes=COPIES.get(method.solver.name, 2) * facts.parameter_bytes + _product_bytes(facts, method),
