@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from betty.backends.torch.methods.base import twice_differentiable
+from betty.backends.torch.methods.base import Status, twice_differentiable
 from betty.backends.torch.objective import Evaluation, Sample
 from betty.backends.torch.program import LiveProblem, Program, preserved
 from betty.backends.torch.random import RandomState, replaying
@@ -20,6 +21,8 @@ from betty.backends.torch.tape import Adjoint, Segment
 from betty.backends.torch.tree import Tree, add, leaves, scale
 from betty.backends.torch.updates import rule_for
 from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step, Update
+
+log = logging.getLogger("betty")
 
 Metrics = dict[str, Tensor | float]
 
@@ -67,6 +70,7 @@ class Executor:
         self.plan, self.program, self.around = plan, program, around
         self._steps = {step.problem: step for step in plan}
         self._taped_reads = _taped_reads(plan)
+        self._reported: set[tuple[str, Status]] = set()
         self._leaves: dict[str, tuple[tuple[int, ...], Tree]] = {}
         self._run: dict[type[Instruction], Callable[[Frame, Any], None]] = {
             Draw: self._draw,
@@ -93,8 +97,9 @@ class Executor:
     def hypergradient(self, name: str, given: Mapping[str, Any] | None = None) -> Outcome:
         """The (hyper)gradient of a problem at the current parameters; nothing is changed.
 
-        Without a batch in ``given``, a problem uses the micro-batches of its last update, or the next one of its
-        stream where there are none. Buffers, random states, counters and streams are as before afterwards.
+        Without a batch in ``given``, the problem itself takes the micro-batch that its stream gives next, and a lower
+        those of its last update (the next one of its stream where there are none). Buffers, random states, counters
+        and streams are as before afterwards.
         """
         frame = Frame(self.program[name], given=given or {}, dry=True)
         instructions = [item for item in self._steps[name].instructions if not isinstance(item, Update)]
@@ -187,7 +192,15 @@ class Executor:
         gains, solution = answer_by_solve(lower, self._samples(frame, lower), adjoint, item.method, reads)
         for name, tree in gains.items():
             self._gain(frame, into[name], name, self.program[name].version, tree)
+        self._report(item, solution.status)
         frame.metrics.update({f"{item.slot}.{key}": value for key, value in solution.stats.items()})
+
+    def _report(self, item: Respond, status: Status) -> None:
+        """Say once what is wrong with a solve; running out of iterations is what an option asks for."""
+        if status in (Status.OK, Status.ITERATIONS) or (item.slot, status) in self._reported:
+            return
+        self._reported.add((item.slot, status))
+        log.warning("the response of %r by %s %s", item.problem, item.method.to_text(), status.value)
 
     def _samples(self, frame: Frame, lower: LiveProblem) -> tuple[Sample, ...]:
         if lower.name in frame.given:

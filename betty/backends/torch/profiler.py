@@ -85,7 +85,7 @@ class Profiler:
             torch.cuda.synchronize(self.device)
 
 
-class StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class StorageWatch(TorchDispatchMode):
     """Peak bytes of the tensor storages that come to life while it is on."""
 
     def __init__(self) -> None:

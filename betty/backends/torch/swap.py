@@ -14,18 +14,18 @@ Place = tuple[Any, Any]
 
 
 class Places:
-    """Where a module keeps its trainable parameters, or its buffers.
+    """Where a module keeps its trainable parameters.
 
     The same as ``torch.func.functional_call`` does with names, found once instead of at every call. A tensor that a
     module holds in several places (tied weights, the flat list of an ``nn.LSTM``) is replaced in all of them.
     """
 
-    def __init__(self, module: nn.Module, *, buffers: bool = False) -> None:
+    def __init__(self, module: nn.Module) -> None:
         self.tensors: list[Tensor] = []
         self._places: list[list[Place]] = []
         index: dict[int, int] = {}
-        for container, key, tensor in _held(module, buffers):
-            if not buffers and not tensor.requires_grad:
+        for container, key, tensor in _held(module):
+            if not tensor.requires_grad:
                 continue
             if id(tensor) not in index:
                 index[id(tensor)] = len(self.tensors)
@@ -76,14 +76,13 @@ class Buffers:
                 held.update(own)
 
 
-def _held(module: nn.Module, buffers: bool) -> Iterator[tuple[Any, Any, Tensor]]:
-    """Every place that holds a tensor, in the order of ``module.parameters()``, or of its buffers."""
+def _held(module: nn.Module) -> Iterator[tuple[Any, Any, Tensor]]:
+    """Every place that holds a parameter, in the order of ``module.parameters()``."""
     for part in module.modules():
-        held = part._buffers if buffers else part._parameters
-        for key, tensor in held.items():
+        for key, tensor in part._parameters.items():
             if tensor is not None:
-                yield held, key, tensor
-        if not buffers:  # recurrent layers compute with a list that refers to the same tensors
-            for position, tensor in enumerate(getattr(part, "_flat_weights", [])):
-                if isinstance(tensor, Tensor):
-                    yield part._flat_weights, position, tensor
+                yield part._parameters, key, tensor
+        # Recurrent layers compute with a list that refers to the same tensors.
+        for position, tensor in enumerate(getattr(part, "_flat_weights", [])):
+            if isinstance(tensor, Tensor):
+                yield part._flat_weights, position, tensor

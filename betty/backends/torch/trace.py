@@ -17,7 +17,7 @@ from betty.backends.torch.methods.base import twice_differentiable
 from betty.backends.torch.objective import Objective
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.random import replaying
-from betty.backends.torch.swap import Places
+from betty.backends.torch.swap import Buffers, Places
 from betty.ir.records import Facts
 
 STATES = {"SGD": 0, "Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "Adadelta": 2, "LBFGS": 0}
@@ -79,7 +79,7 @@ def _measure(problem: LiveProblem, batch: Any) -> dict[str, Any]:
     # Constants that a loss closes over are real tensors; they may meet the fake ones.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     objective = problem.objective
-    places = [Places(module, buffers=kind) for module in objective.modules.values() for kind in (False, True)]
+    places = [Places(module) for module in objective.modules.values()]
     fakes = [[_fake(mode, tensor) for tensor in place.tensors] for place in places]
     by = [tensor for tensors in fakes for tensor in tensors if tensor.requires_grad]
     fake_batch = tree_map(lambda item: _fake(mode, item) if isinstance(item, Tensor) else item, batch)
@@ -87,6 +87,7 @@ def _measure(problem: LiveProblem, batch: Any) -> dict[str, Any]:
     with mode, torch.enable_grad(), ExitStack() as stack:
         for place, tensors in zip(places, fakes, strict=True):
             stack.enter_context(place.holding(tensors))
+        stack.enter_context(Buffers(objective.modules.values()).spared(lambda buffer: _fake(mode, buffer)))
         with FlopCounterMode(display=False) as counter:
             with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
                 loss = objective.held(fake_batch).loss

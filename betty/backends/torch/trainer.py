@@ -36,7 +36,7 @@ class Observer(Protocol):
         """A row of metrics: losses and metrics as ``problem.metric``, and ``validate.metric`` where it was due."""
 
     def ended(self, iteration: int, reason: str) -> None:
-        """The loop is over: ``finished``, ``stopped early`` or ``interrupted``."""
+        """The loop is over: ``finished``, ``stopped early``, ``interrupted`` or ``failed`` (an exception follows)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +163,9 @@ class Trainer:
                     break
         except KeyboardInterrupt:
             reason = "interrupted"
+        except BaseException:
+            self._tell("ended", self.iteration, "failed")
+            raise
         self._tell("ended", self.iteration, reason)
         return reason
 

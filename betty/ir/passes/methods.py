@@ -12,7 +12,8 @@ from betty.ir.passes.base import Stage
 SMALL_LOWER = 20_000
 """Parameters up to which a solve by conjugate gradients costs little beside the lower's own steps."""
 SHORT_UNROLL = 20
-"""Updates up to which the lower's trajectory is kept and differentiated."""
+"""Updates up to which the lower's trajectory is kept and differentiated. Beyond them the lower is taken to come near
+its solution, where a linear solve means something; before, its Hessian may be indefinite."""
 UNROLL_BYTES = 2**30
 """Saved activations that a kept trajectory may take."""
 DIFFERENTIABLE_OPTIMIZERS = ("SGD", "Adam", "AdamW")
@@ -56,8 +57,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "cg",
-        lambda lower: bool(lower.facts and lower.facts.parameters <= SMALL_LOWER),
-        lambda lower: f"lower of {count(lower)} parameters is small enough to solve",
+        lambda lower: lower.unroll > SHORT_UNROLL and bool(lower.facts and lower.facts.parameters <= SMALL_LOWER),
+        lambda lower: f"{lower.unroll} updates bring the lower near its solution, "
+        f"and {count(lower)} parameters are few enough to solve for",
     ),
     Rule(
         "finite_difference",
