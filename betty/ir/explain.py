@@ -191,7 +191,8 @@ def _arriving(step: Step, item: Respond) -> Iterator[Row]:
         slot == item.slot for one in step.instructions if isinstance(one, Differentiate) for _, slot in one.adjoints
     ):
         return
-    sources = [_shown(one.problem) for one in step.responses if any(slot == item.slot for _, slot in one.into)]
+    givers = (one.problem for one in step.responses if any(slot == item.slot for _, slot in one.into))
+    sources = [_shown(name) for name in dict.fromkeys(givers)]
     inner = item.slot.startswith(f"{item.problem}'")
     name = _shown(item.problem)
     what = f"{name} as part of the response of {both(sources)}" if inner else f"through {both(sources)}"
