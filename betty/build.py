@@ -117,7 +117,9 @@ class _Builder:
         if not isinstance(optimizer, Optimizer):
             raise self._wrong(name, "optimizer", f"gave {type(optimizer).__name__}", "a torch.optim.Optimizer")
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise self._wrong(name, "optimizer", "needs a closure that evaluates the loss again", "an optimiser without one")
+            raise self._wrong(
+                name, "optimizer", "needs a closure that evaluates the loss again", "an optimiser without one"
+            )
         return optimizer
 
     def _stream(self, name: str, problem: ProblemSpec, make: Callable[[], Any] | None, precision: str) -> Stream | None:

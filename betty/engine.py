@@ -223,4 +223,3 @@ class Engine:
     def _repr_html_(self) -> str:
         plan = html.escape(self.explain())
         return f'<div>{svg(self.graph)}<pre style="line-height: 1.35; overflow-x: auto">{plan}</pre></div>'
-

@@ -65,7 +65,9 @@ def new_folder(wanted: Path | str | None, name: str) -> RunFolder:
 
 def _next_free(parent: Path, name: str) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
-    taken = [int(found[1]) for entry in parent.iterdir() if (found := re.fullmatch(rf"{re.escape(name)}-(\d+)", entry.name))]
+    taken = [
+        int(found[1]) for entry in parent.iterdir() if (found := re.fullmatch(rf"{re.escape(name)}-(\d+)", entry.name))
+    ]
     number = max(taken, default=0) + 1
     while True:  # another run may take the same number at the same time
         with suppress(FileExistsError):

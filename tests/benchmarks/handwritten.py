@@ -110,9 +110,7 @@ class ByHand:
 
     def lower_step(self) -> None:
         self.descend.zero_grad()
-        for parameter, part in zip(
-            self.parameters, torch.autograd.grad(self.weighted(), self.parameters), strict=True
-        ):
+        for parameter, part in zip(self.parameters, torch.autograd.grad(self.weighted(), self.parameters), strict=True):
             parameter.grad = part
         self.descend.step()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = '''\
+PROGRAM = """\
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -50,7 +50,7 @@ def accuracy(classifier):
     assert not classifier.module.training
     x, y, _ = blobs(200, seed=9).tensors
     return {"accuracy": (classifier(x).argmax(1) == y).float().mean()}
-'''
+"""
 
 SPEC = """\
 name: blobs

@@ -48,7 +48,10 @@ def test_hypergradient_of_a_leaf_is_its_gradient(spec: Path) -> None:
     engine = Engine(spec, overrides=["problems.classifier.module.args.dropout=0.0"])
     x, y, index = torch.randn(8, 4), torch.randint(0, 3, (8,)), torch.arange(8)
     found = engine.hypergradient("classifier", {"classifier": (x, y, index)})
-    net, logit = copy.deepcopy(engine.modules["classifier"]), dict(engine.modules["weigher"].named_parameters())["logit"]
+    net, logit = (
+        copy.deepcopy(engine.modules["classifier"]),
+        dict(engine.modules["weigher"].named_parameters())["logit"],
+    )
     loss = (torch.sigmoid(logit.detach()[index]) * F.cross_entropy(net(x), y, reduction="none")).mean()
     loss.backward()
     for name, parameter in net.named_parameters():
@@ -99,7 +102,9 @@ def test_early_stopping_on_what_is_not_measured(spec: Path) -> None:
         Engine(spec, overrides=overrides).run()
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.float32), ("fp64", torch.float64)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.float32), ("fp64", torch.float64)]
+)
 def test_precision(spec: Path, precision: str, dtype: torch.dtype) -> None:
     overrides = [f"engine.precision={precision}", "engine.validate={target: program:accuracy, every: 6}"]
     engine = Engine(spec, overrides=overrides)

@@ -63,9 +63,7 @@ class Profiler:
         if reading.calls >= FIRST_TIMED or reading.calls == 0:
             taken = time.perf_counter() - start
             first_counted = reading.calls == FIRST_TIMED
-            reading.total, reading.timed = (
-                (taken, 1) if first_counted else (reading.total + taken, reading.timed + 1)
-            )
+            reading.total, reading.timed = (taken, 1) if first_counted else (reading.total + taken, reading.timed + 1)
 
     def _peak(self, run: Callable[[], None]) -> int:
         if self.device.type == "cuda":

@@ -43,7 +43,6 @@ class RandomState:
         if self.numpy is not None:
             sys.modules["numpy"].random.set_state(self.numpy)
 
-
     @classmethod
     def seeded(cls, seed: int, device: torch.device) -> RandomState:
         """The states after seeding every generator with ``seed``; the generators themselves are left alone."""

@@ -12,7 +12,9 @@ adjoint passes up to the upper); but as part of the upper's own response the upp
 adjoint does not). So within a knot outer adjoints are taken from the lowest level up and inner ones from the
 highest down, two solves at most. A response's Hessian is the problem's own :math:`\partial^2 L / \partial
 \theta^2`; in a knot that drops the terms by which the lower's answer bends the upper's loss (Choe et al. 2023,
-arXiv:2207.02849). Without knots nothing is dropped.
+arXiv:2207.02849). An inner adjoint also does not pass up to problems between the upper that stands still and the
+target; that leaves out paths where four or more problems read one another, and keeps the work linear. Without knots
+nothing is dropped.
 """
 
 from __future__ import annotations

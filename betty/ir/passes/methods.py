@@ -58,8 +58,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "cg",
         lambda lower: lower.unroll > SHORT_UNROLL and bool(lower.facts and lower.facts.parameters <= SMALL_LOWER),
-        lambda lower: f"{lower.unroll} updates bring the lower near its solution, "
-        f"and {count(lower)} parameters are few enough to solve for",
+        lambda lower: (
+            f"{lower.unroll} updates bring the lower near its solution, "
+            f"and {count(lower)} parameters are few enough to solve for"
+        ),
     ),
     Rule(
         "finite_difference",

@@ -52,9 +52,7 @@ class _Difference(Linearization):
         step = self.epsilon / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)
         ahead = self._gradients(axpy(_like(step, v), v, self.lower.parameters), by)
         behind = self._gradients(axpy(_like(-step, v), v, self.lower.parameters), by)
-        return {
-            name: scale(_like(0.5 / step, ahead[name]), subtract(ahead[name], behind[name])) for name in by
-        }
+        return {name: scale(_like(0.5 / step, ahead[name]), subtract(ahead[name], behind[name])) for name in by}
 
     def _gradients(self, at: Tree, by: Mapping[str, Tree]) -> dict[str, Tree]:
         """First-order gradients by each of ``by``, with the lower's parameters at ``at``."""

@@ -56,6 +56,4 @@ class _Graph(Linearization):
             return tuple(torch.zeros_like(leaf) for leaf in by)
         parts: tuple[Tensor, ...]
         parts, withs = zip(*pairs, strict=True)
-        return torch.autograd.grad(
-            parts, by, withs, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        return torch.autograd.grad(parts, by, withs, retain_graph=True, allow_unused=True, materialize_grads=True)
