@@ -86,11 +86,11 @@ def engine_loop(make: Callable[[], nn.Module], shape: tuple[int, ...], method: A
         "engine": {"device": "cpu", "log": {"every": 1_000_000}},
     }
     engine = Engine(spec)
-    return lambda steps: void(engine.run(steps))
 
+    def loop(steps: int) -> None:
+        engine.run(steps)
 
-def void(_: object) -> None:
-    return None
+    return loop
 
 
 class ByHand:
@@ -120,7 +120,7 @@ class ByHand:
 
     def move(self, direction: tuple[Tensor, ...], by: Tensor) -> None:
         with torch.no_grad():
-            torch._foreach_add_(self.parameters, torch._foreach_mul(list(direction), by))
+            torch._foreach_add_([*self.parameters], list(torch._foreach_mul(list(direction), by)))
 
     def step(self, gradient: Tensor) -> None:
         self.logit.grad = -gradient
@@ -149,10 +149,11 @@ class ByHand:
             for _ in range(5):
                 image = torch.autograd.grad(gradient, self.parameters, direction, retain_graph=True)
                 length = squared / inner(direction, list(image)).clamp_min(1e-12)
-                q = torch._foreach_add(q, torch._foreach_mul(direction, length))
-                residual = torch._foreach_sub(residual, torch._foreach_mul(list(image), length))
+                q = list(torch._foreach_add(q, list(torch._foreach_mul(direction, length))))
+                residual = list(torch._foreach_sub(residual, list(torch._foreach_mul(list(image), length))))
                 after = inner(residual, residual)
-                direction = torch._foreach_add(residual, torch._foreach_mul(direction, after / squared))
+                scaled = list(torch._foreach_mul(direction, after / squared))
+                direction = list(torch._foreach_add(residual, scaled))
                 squared = after
             self.step(torch.autograd.grad(gradient, self.logit, q)[0])
 
@@ -168,7 +169,8 @@ def seconds(loop: Callable[[int], None]) -> float:
 
 
 def compare(engine: Callable[[int], None], by_hand: Callable[[int], None]) -> tuple[float, float]:
-    engine(5), by_hand(5)
+    engine(5)
+    by_hand(5)
     pairs = [(seconds(engine), seconds(by_hand)) for _ in range(BLOCKS)]
     return statistics.median(first for first, _ in pairs), statistics.median(second for _, second in pairs)
 

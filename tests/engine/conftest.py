@@ -1,4 +1,4 @@
-"""A small program on generated data: a classifier on noisy labels, and weights of its examples learned on clean ones."""
+"""A small program on generated data: a classifier on noisy labels, example weights learned on clean ones."""
 
 from __future__ import annotations
 

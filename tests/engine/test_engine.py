@@ -24,7 +24,7 @@ def everything(engine: Engine) -> Any:
     streams = [problem.stream.peek() for problem in program.problems.values() if problem.stream]
     states = [copy.deepcopy(p.optimizer.state_dict()) for p in program.problems.values() if p.optimizer]
     counters = [(p.count, p.version, len(p.kept), len(p.tape)) for p in program.problems.values()]
-    randoms = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    randoms = (random.getstate(), str(np.random.get_state(legacy=True)), torch.get_rng_state().tolist())
     return str((weights(engine), streams, states, counters, randoms))
 
 
