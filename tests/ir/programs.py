@@ -111,7 +111,7 @@ def _paced() -> Graph:
 
 def _auto() -> Graph:
     problems = (
-        Problem(name="small", optimizer="SGD", facts=facts(300)),
+        Problem(name="small", optimizer="SGD", unroll=25, facts=facts(300)),
         Problem(name="short", optimizer="Adam", unroll=4, facts=facts(300)),
         Problem(name="large", optimizer="SGD", facts=facts(3_000_000)),
         Problem(name="untraced", optimizer="SGD", facts=facts(0, note="needs a batch")),

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 
 from betty.ir.compile import compile_graph
-from betty.ir.diagnostics import GraphError, PlanError
+from betty.ir.diagnostics import GraphError, PlanError, listing
 from betty.ir.graph import Edge, Graph, Problem
-from betty.ir.methods import preset
+from betty.ir.methods import INVERSES, TRAJECTORIES, preset
 from betty.ir.plan import Plan
-from betty.ir.text import graph_to_text, parse_graph, parse_plan, plan_to_text
+from betty.ir.text import PROBLEM, graph_to_text, parse_graph, parse_plan, plan_to_text
 from tests.ir.programs import PROGRAMS
 from tests.ir.strategies import graphs, plans
 
@@ -93,7 +93,7 @@ GRAPHS = {
         HEAD + '  problem c optimiser="SGD"',
         "'optimiser' is not a field of a problem",
         at=(4, 13),
-        expected="one of loss, reads, optimizer, unroll, accumulation, warm_up, precision, gradient_clipping, level, period",
+        expected=f"one of {', '.join(PROBLEM)}",
         hint="optimizer",
     ),
     "twice": Wrong(
@@ -134,7 +134,7 @@ GRAPHS = {
         HEAD + "edge a -> b method=neuman + reverse",
         "'neuman' is not an inverse or a trajectory method",
         at=(4, 20),
-        expected="one of identity, cg, neumann, unrolled",
+        expected=f"one of {listing([*INVERSES, *TRAJECTORIES])}",
         hint="neumann",
     ),
     "product": Wrong(HEAD + "edge a -> b method=cg", "found the end of the line", at=(4, 22), expected="'+'"),
