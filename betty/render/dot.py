@@ -14,6 +14,7 @@ from betty.render.words import LEGEND, Arrow, arrows, clean, name_lines, node_de
 
 FONT = "Helvetica"  # known to every Graphviz; the browser's choice is that of betty.render.style
 
+BACKSLASH = "\N{SET MINUS}"
 INDENT = 2 * "\N{NO-BREAK SPACE}"
 ARROWHEADS = {Flow.DOWN: "empty", Flow.UP: "normal"}
 STYLES = {Flow.DOWN: "dashed", Flow.UP: "solid"}
@@ -38,7 +39,7 @@ def drawing(graph: Graph, background: str = "white") -> graphviz.Digraph:
         fontcolor=LIGHT.ink,
         fontname=FONT,
         fontsize="13",
-        label=graphviz.escape(clean(graph.name)),
+        label=_quoted(clean(graph.name)),
         labelloc="t",
         nodesep="0.35",
         rankdir="TB",
@@ -64,8 +65,8 @@ def _add_problems(dot: graphviz.Digraph, graph: Graph, ranked: Ranks) -> None:
 
 
 def _add_problem(dot: graphviz.Digraph, graph: Graph, problem: Problem) -> None:
-    bold = "<BR/>".join(f"<B>{html.escape(line)}</B>" for line in name_lines(problem.name))
-    details = "<BR/>".join(map(html.escape, node_details(problem)))
+    bold = "<BR/>".join(f"<B>{_entities(line)}</B>" for line in name_lines(problem.name))
+    details = "<BR/>".join(map(_entities, node_details(problem)))
     small = f'<BR/><FONT POINT-SIZE="11">{details}</FONT>' if details else ""
     label = f"<{bold}{small}>"
     dot.node(_key(graph, problem.name), label, tooltip=_quoted(node_tooltip(problem)))
@@ -117,8 +118,17 @@ def _key(graph: Graph, name: str) -> str:
 
 def _left_aligned(arrow: Arrow) -> str:
     r"""Lines that end in ``\l`` are set flush left; the indent keeps them off the curve."""
-    return "".join(f"{INDENT}{graphviz.escape(line)}\\l" for line in arrow.lines)
+    return "".join(f"{INDENT}{_quoted(line)}\\l" for line in arrow.lines)
 
 
 def _quoted(text: str) -> str:
-    return str(graphviz.escape(text))
+    return str(graphviz.escape(_entities(text)))
+
+
+def _entities(text: str) -> str:
+    r"""``text`` as itself in any label or tooltip, where DOT would replace ``&lt;``.
+
+    It also replaces ``\N`` and the like, in which places and how often depends on its version; a sign that looks like
+    a backslash is left alone.
+    """
+    return html.escape(text, quote=False).replace("\\", BACKSLASH)
