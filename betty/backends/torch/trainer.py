@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -58,9 +58,11 @@ class Validation:
             RunError: The function returned neither a number nor a dict of numbers.
         """
         views = {name: _Placed(name, program[name].module, fixed=True) for name in self.reads}
-        with torch.no_grad(), evaluating(program), replaying(None, program.device), preserved(program):
-            with program.device:
-                found = self.function(**views)
+        quiet = (torch.no_grad(), evaluating(program), replaying(None, program.device), preserved(program))
+        with ExitStack() as stack:
+            for context in (*quiet, program.device):
+                stack.enter_context(context)
+            found = self.function(**views)
         if not isinstance(found, Mapping):
             found = {getattr(self.function, "__name__", "value"): found}
         try:
