@@ -67,8 +67,11 @@ class Engine:
         )
 
     def _compile(self, declared: Graph) -> Compiled:
-        facts = trace(self._program)
-        settings = replace(declared.settings, device=str(self._program.device))
+        device = self._program.device
+        # Loaders without a generator of their own draw their first order here, from the global one.
+        with replaying(RandomState.seeded(self.spec.engine.seed, device), device):
+            facts = trace(self._program)
+        settings = replace(declared.settings, device=str(device))
         traced = replace(declared, settings=settings).map(problem=lambda one: replace(one, facts=facts[one.name]))
         if wrong := check_trajectories(traced, self._program):
             raise self._document.report(wrong)

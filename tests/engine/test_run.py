@@ -98,6 +98,31 @@ def test_a_run_is_a_function_of_its_seed(spec: Path) -> None:
     assert not same(runs[0], runs[2])
 
 
+LOADER = """
+
+def loader():
+    return torch.utils.data.DataLoader(blobs(96, noise=0.3), batch_size=32, shuffle=True)
+"""
+
+
+def test_the_seed_orders_a_loader_without_a_generator(spec: Path) -> None:
+    program = spec.parent / "program.py"
+    program.write_text(program.read_text() + LOADER)
+    runs = []
+    for seed in (0, 0, 1):
+        torch.rand(seed + 3)  # what else draws in the process is no matter
+        overrides = ["problems.classifier.data=program:loader", f"engine.seed={seed}"]
+        engine = Engine(spec, overrides=overrides)
+        stream = engine._program["classifier"].stream
+        assert stream is not None
+        first = stream.peek()[2].clone()
+        engine.run(8)
+        runs.append((first, weights(engine)))
+    assert torch.equal(runs[0][0], runs[1][0])
+    assert not torch.equal(runs[0][0], runs[2][0])
+    assert same(runs[0][1], runs[1][1])
+
+
 def test_a_run_leaves_the_random_states_alone(spec: Path) -> None:
     before = (random.getstate(), torch.get_rng_state())
     Engine(spec).run(2)
