@@ -176,7 +176,7 @@ def _chain(step: Step) -> str:
     if update is None:
         return f"{chain}, never updated"
     if update.every > 1:
-        chain = f"({chain}) ×{update.every}"  # noqa: RUF001 - the sign of multiplication is meant
+        chain = f"({chain}) ×{update.every}"
     tape = f", records the last {plural(update.tape, 'update')}" if update.tape else ""
     return f"{chain} -> {update.optimizer}{tape}"
 

@@ -191,10 +191,8 @@ class _Search:
         found: Iterator[State] = nx.lexicographical_topological_sort(passes, key=self._rank)
         return found
 
-    def _rank(self, state: State) -> tuple[bool, int, int]:
-        name, inner = state
-        level = self.graph.problem(name).level or 0
-        return inner, -level if inner else level, self.graph.position(name)
+    def _rank(self, state: State) -> tuple[bool, int]:
+        return state[1], self.graph.position(state[0])
 
     def _arrive(self, slots: dict[State, list[Slot]], state: State, reader: str) -> Slot:
         """The slot of ``state`` for an adjoint that comes from ``reader``; slots of one method are one slot."""
