@@ -1,9 +1,10 @@
 """Find the code blocks of a Markdown page and run them in order, as a reader would.
 
 Blocks marked ``python`` share one namespace. In blocks marked ``console`` every line that starts with ``$ betty`` is
-run; the lines below it are its expected output, compared up to white space, with ``...`` for anything. Two comments
-in the line before a block change what happens:
+run; the lines below it are its expected output, compared up to white space, with ``...`` for anything. A comment in
+the line before a block changes what happens:
 
+- ``<!-- file: NAME -->`` writes a block of any language to a file in the current folder, instead of running it,
 - ``<!-- not executed: REASON -->`` leaves the block out; the reason must be given,
 - ``<!-- exit code: N -->`` expects the commands of a console block to end with ``N`` instead of 0.
 """
@@ -23,6 +24,7 @@ from typing import Any
 FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<info>[^`]*)$")
 SKIP = re.compile(r"<!--\s*not executed:\s*(?P<reason>.*?)\s*-->")
 EXIT = re.compile(r"<!--\s*exit code:\s*(?P<code>\d+)\s*-->")
+FILE = re.compile(r"<!--\s*file:\s*(?P<name>[\w./-]+)\s*-->")
 LANGUAGES = ("python", "console")
 
 
@@ -40,6 +42,8 @@ class Block:
     code: str
     skipped: bool = False
     exit_code: int = 0
+    file: str = ""
+    """Name of the file that the block is written to; empty for a block that is run."""
 
     def broken(self, why: str) -> BrokenSnippetError:
         return BrokenSnippetError(f"{self.page}:{self.line}: {why}")
@@ -54,7 +58,7 @@ class Command:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The blocks of ``page`` whose language is ``python`` or ``console``, in order."""
+    """The blocks of ``page`` that are run (``python`` and ``console``) or written to a file, in order."""
     lines = page.read_text(encoding="utf-8").splitlines()
     position, before = 0, ""
     while position < len(lines):
@@ -65,7 +69,7 @@ def blocks(page: Path) -> Iterator[Block]:
             continue
         end = _end(lines, position, opened["ticks"])
         language = (opened["info"].split() or [""])[0]
-        if language in LANGUAGES:
+        if language in LANGUAGES or FILE.search(before):
             code = "\n".join(line.removeprefix(opened["indent"]) for line in lines[position + 1 : end])
             yield _block(page, position + 2, language, code, before)
         position, before = end + 1, ""
@@ -77,7 +81,7 @@ def _end(lines: list[str], start: int, ticks: str) -> int:
 
 
 def _block(page: Path, line: int, language: str, code: str, before: str) -> Block:
-    skip, exit_code = SKIP.search(before), EXIT.search(before)
+    skip, exit_code, file = SKIP.search(before), EXIT.search(before), FILE.search(before)
     block = Block(
         page=page,
         line=line,
@@ -85,6 +89,7 @@ def _block(page: Path, line: int, language: str, code: str, before: str) -> Bloc
         code=code,
         skipped=skip is not None,
         exit_code=int(exit_code["code"]) if exit_code else 0,
+        file=file["name"] if file else "",
     )
     if skip and not skip["reason"]:
         raise block.broken("a block that is not executed needs a reason")
@@ -115,7 +120,9 @@ def run_page(page: Path) -> int:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     chosen = [block for block in blocks(page) if not block.skipped]
     for block in chosen:
-        if block.language == "python":
+        if block.file:
+            Path(block.file).write_text(block.code + "\n", encoding="utf-8")
+        elif block.language == "python":
             _run_python(block, namespace)
         else:
             for command in commands(block):

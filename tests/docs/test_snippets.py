@@ -85,3 +85,12 @@ def test_skipping_needs_a_reason(tmp_path: Path) -> None:
         run_page(page_of(tmp_path, "<!-- not executed: -->", "```python", "1 / 0", "```"))
     with pytest.raises(BrokenSnippetError, match="ZeroDivisionError"):
         run_page(page_of(tmp_path, "<!-- not executed: reason -->", "text", "```python", "1 / 0", "```"))
+
+
+def test_block_is_written_to_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = ("<!-- file: spec.yaml -->", "", "```yaml", "a: b", "```")
+    program = ("<!-- file: broken.py -->", "```python", "1 / 0", "```")  # would fail if it were run
+    assert run_page(page_of(tmp_path, *spec, *program)) == 2
+    assert Path("spec.yaml").read_text(encoding="utf-8") == "a: b\n"
+    assert Path("broken.py").read_text(encoding="utf-8") == "1 / 0\n"
