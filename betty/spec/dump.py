@@ -27,6 +27,10 @@ def to_yaml(spec: Spec) -> str:
     return text
 
 
+LINE_BREAKS = "\x85\u2028\u2029"
+"""Characters beyond the newline at which YAML breaks a line."""
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes no anchors, and puts everything in quotes that YAML 1.1 or 1.2 could take for anything but text."""
 
@@ -40,8 +44,10 @@ class _Dumper(yaml.SafeDumper):
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     from betty.spec.source import scalar
 
-    ambiguous = not isinstance(scalar(text), str)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if ambiguous else None)
+    style = "'" if not isinstance(scalar(text), str) else None
+    if any(character in text for character in LINE_BREAKS):
+        style = '"'  # the one style that escapes them
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _represent_text)
