@@ -24,6 +24,26 @@ STATES = {"SGD": 0, "Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, 
 """Copies of the parameters that an optimiser keeps; others keep one, and SGD one with momentum."""
 
 
+def _matrix_vector(matrix: torch.Size, vector: torch.Size, **_: Any) -> int:
+    return 2 * matrix.numel()
+
+
+def _added_matrix_vector(added: torch.Size, matrix: torch.Size, vector: torch.Size, **_: Any) -> int:
+    return 2 * matrix.numel()
+
+
+def _inner(left: torch.Size, right: torch.Size, **_: Any) -> int:
+    return 2 * left.numel()
+
+
+VECTOR_PRODUCTS = {
+    torch.ops.aten.mv: _matrix_vector,
+    torch.ops.aten.addmv: _added_matrix_vector,
+    torch.ops.aten.dot: _inner,
+}
+"""Operations that torch's counter leaves out."""
+
+
 def trace(program: Program) -> dict[str, Facts]:
     """Facts by problem. What cannot be traced still has its parameters counted, and a note says why.
 
@@ -88,7 +108,7 @@ def _measure(problem: LiveProblem, batch: Any) -> dict[str, Any]:
         for place, tensors in zip(places, fakes, strict=True):
             stack.enter_context(place.holding(tensors))
         stack.enter_context(Buffers(objective.modules.values()).spared(lambda buffer: _fake(mode, buffer)))
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=VECTOR_PRODUCTS) as counter:
             with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
                 loss = objective.held(fake_batch).loss
             forward = counter.get_total_flops()
