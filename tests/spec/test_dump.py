@@ -51,7 +51,24 @@ def test_the_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["on", "yes", "1e-3", "010", "0o7", "~", "1_000", "a: b", "é", " x", "<<", "2024-01-01", "\x85", "a\u2028b", "a\nb\u2029"]
+    "value",
+    [
+        "on",
+        "yes",
+        "1e-3",
+        "010",
+        "0o7",
+        "~",
+        "1_000",
+        "a: b",
+        "é",
+        " x",
+        "<<",
+        "2024-01-01",
+        "\x85",
+        "a\u2028b",
+        "a\nb\u2029",
+    ],
 )
 def test_text_stays_text(tmp_path: Path, value: str) -> None:
     problem = ProblemSpec(module=Target(target="a:b", args={"x": value, "y": [value]}), loss=Target(target="a:f"))
