@@ -1,6 +1,6 @@
 """The hypergradient against its closed form, and the learned regularisation against simpler ones.
 
-    python examples/ridge_hpo/compare.py [--seeds 0 1 2 3 4]
+Run with ``python examples/ridge_hpo/compare.py``.
 """
 
 from __future__ import annotations
@@ -48,13 +48,17 @@ def relative_error(seed: int, log_decay: Tensor, steps: int) -> float:
 def single(seed: int) -> Tensor:
     """The one strength for all features that does best on the validation data."""
     candidates = [value.expand(FEATURES + NOISE_FEATURES) for value in GRID]
-    return min(candidates, key=lambda log_decay: errors(seed, log_decay)[0])
+    return min(candidates, key=lambda log_decay: scores(seed, log_decay)[0])
 
 
-def errors(seed: int, log_decay: Tensor) -> list[float]:
-    """Validation and test error of the regression with these strengths, solved exactly."""
+def scores(seed: int, log_decay: Tensor) -> list[float]:
+    """Of the regression with these strengths, solved exactly: validation and test error, and the mean size of the
+    weights of real features and of noise.
+    """
     weights = exact_weights(log_decay, diabetes(seed)["train"])
-    return [squared_error(weights, seed, part).item() for part in ("validation", "test")]
+    found = [squared_error(weights, seed, part) for part in ("validation", "test")]
+    found += [part.abs().mean() for part in weights.split([FEATURES, NOISE_FEATURES])]
+    return [value.item() for value in found]
 
 
 def row(name: str, rows: list[list[float]]) -> str:
@@ -73,13 +77,10 @@ def main() -> None:
     for steps in (25, 50, 100, 200, 400):
         print(f"{steps:11}   {relative_error(seeds[0], decays[seeds[0]], steps):.1e}")
     nothing = torch.full((FEATURES + NOISE_FEATURES,), -torch.inf, dtype=torch.float64)
-    print(f"\n{'':36} validation error  test error")
-    print(row("no regularisation", [errors(seed, nothing) for seed in seeds]))
-    print(row("best single strength", [errors(seed, single(seed)) for seed in seeds]))
-    print(row("a learned strength for each feature", [errors(seed, decays[seed]) for seed in seeds]))
-    means = [[part.mean().exp().item() for part in decay.split([FEATURES, NOISE_FEATURES])] for decay in decays.values()]
-    print(f"\n{'':36} real features     noise")
-    print(row("learned strength (geometric mean)", means))
+    print(f"\n{'':36} validation error  test error      |weight| real   |weight| noise")
+    print(row("no regularisation", [scores(seed, nothing) for seed in seeds]))
+    print(row("best single strength", [scores(seed, single(seed)) for seed in seeds]))
+    print(row("a learned strength for each feature", [scores(seed, decays[seed]) for seed in seeds]))
 
 
 if __name__ == "__main__":
