@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from betty.observers.base import Quiet
 from betty.result import number
 
-MOST_METRICS = 4
+MOST_METRICS = 3
 """Metrics beside the bar; the history has them all."""
 
 
@@ -36,11 +37,11 @@ class Bar(Quiet):
         if not self._console.is_terminal and not self._console.is_jupyter:
             return
         self._progress = Progress(
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(table_column=Column(min_width=2 * len(str(last)) + 1, no_wrap=True)),
             _Rate(),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[metrics]}"),
+            TextColumn("{task.fields[metrics]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=self._console,
             refresh_per_second=8,
         )
