@@ -158,16 +158,31 @@ def test_version_and_help(betty: Run) -> None:
     assert code == 0 and all(command in out for command in ("compile", "run", "schema"))
 
 
+def heed_interrupts() -> None:
+    """A shell that starts a job in the background lets it ignore Ctrl-C, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_ctrl_c_writes_what_there_is(spec: Path) -> None:
     command = [sys.executable, "-m", "betty", "run", str(spec), "--set", "engine.iterations=10000000"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    metrics, limit = Path("runs/blobs-1/metrics.jsonl"), time.monotonic() + 120
-    while (not metrics.exists() or not metrics.read_text()) and time.monotonic() < limit:
-        time.sleep(0.1)  # until the run is under way
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - no threads are running in the child yet
+    ) as child:
+        metrics, limit = Path("runs/blobs-1/metrics.jsonl"), time.monotonic() + 120
+        while (not metrics.exists() or not metrics.read_text()) and time.monotonic() < limit:
+            time.sleep(0.1)  # until the run is under way
+        child.send_signal(signal.SIGINT)
+        try:
+            out, err = child.communicate(timeout=60)
+        finally:
+            child.kill()
     assert child.returncode == 130, err
     assert "interrupted" in out and "Traceback" not in err
     assert Path("runs/blobs-1/weights.pt").exists()
