@@ -44,7 +44,7 @@ example-%: $(STAMP)
 	$(BIN)/betty run examples/$*/spec.yaml --out build/examples/$*
 
 docs: $(STAMP)
-	$(BIN)/python -m sphinx -b html -W --keep-going docs docs/_build/html
+	$(BIN)/python -m sphinx -b html -aE -W --keep-going docs docs/_build/html
 
 install: $(STAMP)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,11 +133,21 @@ def plot(history: History, names: Sequence[str] | None = None) -> Figure:
     panels: dict[str, list[str]] = {}
     for name in shown:
         panels.setdefault(name.partition(".")[0], []).append(name)
-    figure = Figure(figsize=(5.0 * max(len(panels), 1), 3.2), layout="constrained")
+
+    class Shown(Figure):
+        """A figure that notebooks show even where pyplot, which would teach them to, was never imported."""
+
+        def _repr_png_(self) -> bytes:
+            self.savefig(buffer := io.BytesIO(), format="png")
+            return buffer.getvalue()
+
+    figure = Shown(figsize=(5.0 * max(len(panels), 1), 3.2), layout="constrained")
     axes: Any = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
     for axis, (panel, members) in zip(axes, panels.items(), strict=False):
         for name in members:
-            axis.plot(*history.column(name), label=name.partition(".")[2] or name, linewidth=1.4)
+            iterations, values = history.column(name)
+            alone = "o" if len(values) == 1 else None  # a line through one point is invisible
+            axis.plot(iterations, values, label=name.partition(".")[2] or name, linewidth=1.4, marker=alone)
         axis.set(title=panel, xlabel="iteration")
         axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -106,7 +107,13 @@ def value_text(schema: Schema) -> str:
     inner = schema.get("items", schema.get("additionalProperties"))
     if isinstance(inner, Mapping) and inner:
         text += f" of {value_text(inner)}"
-    return ", ".join([text, *(f"{word} {schema[key]}" for key, word in BOUNDS.items() if key in schema)])
+    return ", ".join([text, *(f"{word} {_power(schema[key])}" for key, word in BOUNDS.items() if key in schema)])
+
+
+def _power(bound: float) -> str:
+    """A bound as it is, or as a power of two where that is what it is."""
+    exponent = math.frexp(bound)[1] - 1
+    return f"2^{exponent}" if bound >= 2**16 and bound == 2**exponent else str(bound)
 
 
 def _referred(name: str) -> str:

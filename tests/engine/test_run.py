@@ -13,6 +13,7 @@ from torch import Tensor
 
 from betty import Engine, RunError
 from betty.observers.base import Quiet
+from betty.result import History, plot
 
 
 def weights(engine: Engine) -> dict[str, Tensor]:
@@ -86,6 +87,14 @@ def test_plot_has_a_panel_for_each_problem(spec: Path) -> None:
     assert [axis.get_title() for axis in figure.axes] == ["classifier", "weigher", "validate"]
     lines = {line.get_label(): line for line in figure.axes[1].get_lines()}
     assert np.asarray(lines["accuracy"].get_xdata()).tolist() == [4, 8, 12]
+
+
+def test_plot_shows_single_points_and_itself_in_a_notebook() -> None:
+    history = History([{"iteration": 1, "a.loss": 1.0, "b.loss": 1.0}, {"iteration": 2, "a.loss": 2.0}])
+    figure = plot(history)
+    assert [axis.get_lines()[0].get_marker() for axis in figure.axes] == ["None", "o"]
+    picture: bytes = getattr(figure, "_repr_png_")()  # noqa: B009 - what a notebook looks for
+    assert picture.startswith(b"\x89PNG")
 
 
 def test_a_run_is_a_function_of_its_seed(spec: Path) -> None:
