@@ -73,11 +73,15 @@ class _Builder:
         torch.manual_seed(derived_seed(self.spec.engine.seed, name))
         factory = self.resolved.problems[name].module
         if factory is None:
+            self._check_names(name, problem)
             parameters = {key: initial(item, dtype) for key, item in (problem.parameters or {}).items()}
             return ParameterModule(parameters).to(self.device)
         module = self._call(("problems", name, "module"), factory)
         if not isinstance(module, nn.Module):
             raise self._wrong(name, "module", f"gave {type(module).__name__}", "a torch.nn.Module")
+        if any(isinstance(parameter, nn.UninitializedParameter) for parameter in module.parameters()):
+            found = "has parameters without a shape"
+            raise self._wrong(name, "module", found, "a module whose sizes are given, or one that was called once")
         return module.to(device=self.device, dtype=dtype if dtype is torch.float64 else None)
 
     def _problem(
@@ -135,6 +139,21 @@ class _Builder:
         )
         source = partial(self._call, ("problems", name, "data"), make)
         return Stream(name, source, loading, self.device, torch.float64 if precision == "fp64" else None)
+
+    def _check_names(self, name: str, problem: ProblemSpec) -> None:
+        """A module keeps its parameters beside its own attributes, whose names are taken."""
+        taken = [key for key in problem.parameters or {} if hasattr(nn.Module, key) or key in nn.Module().__dict__]
+        if taken:
+            raise self.document.report(
+                Diagnostic(
+                    code="bad-name",
+                    field=("problems", name, "parameters", key),
+                    message=f"{key!r} is a name that every torch.nn.Module uses itself",
+                    expected="any other name",
+                    hint=f"{key}_",
+                )
+                for key in taken
+            )
 
     def _wrong(self, name: str, part: str, found: str, expected: str) -> SpecError:
         message = f"the target of {part!r} {found}"

@@ -69,7 +69,7 @@ def _steps(path: str) -> Field:
 
 
 def _value(text: str) -> Any:
-    if not text.strip():
+    if text.strip() in {"", "~", "null", "Null", "NULL"}:
         return None
     read = read_yaml(text, "--set")
     if read.diagnostics:

@@ -229,3 +229,52 @@ def test_errors_in_a_loss_name_the_instruction(spec: Path) -> None:
     with pytest.raises(ValueError, match="too late") as caught:
         engine.run()
     assert caught.value.__notes__ == ["in instruction %1 (differentiate) of problem 'weigher', step 1"]
+
+
+def test_a_parameter_may_not_take_a_module_s_own_name(spec: Path) -> None:
+    overrides = ["problems.weigher.parameters={type: {}, training: {}, logit: {shape: [96]}}"]
+    with pytest.raises(SpecError, match=r"'type' is a name that every torch\.nn\.Module uses itself") as caught:
+        Engine(spec, overrides=overrides)
+    assert len(caught.value.diagnostics) == 2
+
+
+def test_a_module_without_shapes(spec: Path) -> None:
+    overrides = ["problems.classifier.module={target: torch.nn.LazyLinear, args: {out_features: 3}}"]
+    with pytest.raises(SpecError, match="has parameters without a shape"):
+        Engine(spec, overrides=overrides)
+
+
+def test_null_clears_a_field(spec: Path) -> None:
+    overrides = ["problems.classifier.gradient_clipping=0.5", "problems.classifier.gradient_clipping=null"]
+    assert Engine(spec, overrides=overrides).spec.problems["classifier"].gradient_clipping is None
+
+
+@pytest.mark.parametrize("method", ["finite_difference", "unrolled"])
+def test_a_step_cut_short_leaves_no_gradient_behind(spec: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = [f"edges.0.method={method}", "problems.classifier.module.args.dropout=0.0"]
+    cut, whole = Engine(spec, overrides=overrides), Engine(spec, overrides=overrides)
+    executors = [engine._trainer.executor for engine in (cut, whole)]
+    batch = (torch.randn(32, 4), torch.randint(0, 3, (32,)), torch.arange(32))
+    for engine in (cut, whole):
+        engine._program["classifier"].stream = _Same(batch)  # type: ignore[assignment]
+    with monkeypatch.context() as patch:
+        patch.setattr(executors[0], "_apply", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            executors[0].step("classifier")
+    for executor in executors:
+        executor.step("classifier")
+    pairs = zip(cut.modules["classifier"].parameters(), whole.modules["classifier"].parameters(), strict=True)
+    assert all(torch.equal(left, right) for left, right in pairs)
+    assert cut._program["classifier"].count == 1
+
+
+class _Same:
+    def __init__(self, batch: Any) -> None:
+        self._batch = batch
+
+    def next(self) -> Any:
+        return self._batch
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt

@@ -91,8 +91,17 @@ class Executor:
                 problem.tape = deque(problem.tape, maxlen=item.tape)
 
     def step(self, name: str) -> Outcome:
-        """One step of a problem, parameters and all."""
-        return self._follow(Frame(self.program[name]), self._steps[name].instructions)
+        """One step of a problem, parameters and all.
+
+        A step that is cut short before its update leaves no part of its gradient behind.
+        """
+        problem = self.program[name]
+        undo = problem.mark()
+        try:
+            return self._follow(Frame(problem), self._steps[name].instructions)
+        except BaseException:
+            undo()
+            raise
 
     def hypergradient(self, name: str, given: Mapping[str, Any] | None = None) -> Outcome:
         """The (hyper)gradient of a problem at the current parameters; nothing is changed.
@@ -149,9 +158,10 @@ class Executor:
             frame.evaluation = problem.objective.live(frame.sample.batch)
         seeds = {name: stand_ins.get(name, self.program.parameters(name)) for name, _ in item.adjoints}
         inputs = own + tuple(leaf for tree in seeds.values() for leaf in tree)
-        found = torch.autograd.grad(
-            frame.evaluation.loss, inputs, create_graph=taped, allow_unused=True, materialize_grads=True
-        )
+        with problem.objective.holding(stand_ins):  # activation checkpointing evaluates the module again
+            found = torch.autograd.grad(
+                frame.evaluation.loss, inputs, create_graph=taped, allow_unused=True, materialize_grads=True
+            )
         frame.gradient, parts = found[: len(own)], iter(found[len(own) :])
         for name, slot in item.adjoints:
             tree = tuple(next(parts).detach() for _ in seeds[name])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,16 +119,32 @@ class Objective:
         with replaying(sample.random, self.device, host=self.host_draws):
             return self.standing_in(sample.batch, stand_ins, buffers=True).loss
 
+    def gradient(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]], by: Sequence[Tensor]) -> Tree:
+        """The gradient of the pure loss by tensors in place; zeros for those that the loss does not use.
+
+        The backward pass runs with the tensors in place too: activation checkpointing evaluates the module in it.
+        """
+        with replaying(sample.random, self.device, host=self.host_draws), self.holding(stand_ins, buffers=True):
+            with torch.enable_grad():
+                loss = self._evaluate(sample.batch, self._loose).loss
+            return torch.autograd.grad(loss, by, allow_unused=True, materialize_grads=True)
+
     def standing_in(self, batch: Any, stand_ins: Mapping[str, Sequence[Tensor]], *, buffers: bool) -> Evaluation:
         """The evaluation with other tensors in place; with ``buffers``, those of the modules are spared."""
         views = self._loose if any(name in self.modules for name in stand_ins) else self._views
+        with self.holding(stand_ins, buffers=buffers):
+            return self._evaluate(batch, views)
+
+    @contextmanager
+    def holding(self, stand_ins: Mapping[str, Sequence[Tensor]], *, buffers: bool = False) -> Iterator[None]:
+        """Let the modules hold other tensors; with ``buffers``, copies of their buffers too."""
         with ExitStack() as stack:
             for name, tensors in stand_ins.items():
                 if name in self._parameters:
                     stack.enter_context(self._parameters[name].holding(tensors))
             if buffers:
                 stack.enter_context(self._buffers.spared())
-            return self._evaluate(batch, views)
+            yield
 
     def held(self, batch: Any) -> Evaluation:
         """The evaluation with whatever tensors the modules hold at the moment."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,21 @@ class LiveProblem:
     def __post_init__(self) -> None:
         self.parameters: Tree = trainable(self.module)
         self.parameter_names: list[str] = trainable_names(self.module)
+
+    def mark(self) -> Callable[[], None]:
+        """A call that takes back what has been accumulated since; it does nothing once an update was made."""
+        count, version, accumulated, segment = self.count, self.version, self.accumulated, self.open_segment
+        gradient, read = (segment.gradient, len(segment.readings)) if segment else (None, 0)
+
+        def undo() -> None:
+            if self.version != version:
+                return
+            self.count, self.accumulated, self.open_segment = count, accumulated, segment
+            if segment is not None:
+                segment.gradient = gradient
+                del segment.readings[read:]
+
+        return undo
 
     def named(self, tree: Tree) -> dict[str, Tensor]:
         """A tree of this problem's shape as a dict by parameter name."""

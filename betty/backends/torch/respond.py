@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -10,7 +11,7 @@ from betty.backends.torch.errors import RunError
 from betty.backends.torch.methods import Lower, Solution, inverse, product
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.program import LiveProblem
-from betty.backends.torch.tape import Adjoint, Reading, sweep
+from betty.backends.torch.tape import Adjoint, Reading, Segment, sweep
 from betty.backends.torch.tree import Tree, scale
 from betty.ir.methods import Method
 
@@ -50,4 +51,9 @@ def answer_by_tape(lower: LiveProblem, adjoint: Adjoint, steps: int) -> Iterator
     segments = list(lower.tape)[-steps:]
     if not segments:
         raise RunError(f"{lower.name!r} has made no update yet: there is no trajectory to differentiate")
-    return sweep(segments, adjoint)
+
+    def holding(segment: Segment) -> AbstractContextManager[None]:
+        read = {reading.problem: reading.tensors for reading in segment.readings}
+        return lower.objective.holding({lower.name: segment.before, **read}, buffers=True)
+
+    return sweep(segments, adjoint, holding)

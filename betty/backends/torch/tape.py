@@ -10,7 +10,8 @@ therefore kept by version, and enters the sweep where it belongs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -106,10 +107,20 @@ class Adjoint:
         return result
 
 
-def sweep(segments: Sequence[Segment], adjoint: Adjoint) -> Iterator[tuple[Reading, Tree]]:
+def _as_it_is(segment: Segment) -> AbstractContextManager[None]:
+    del segment
+    return nullcontext()
+
+
+def sweep(
+    segments: Sequence[Segment],
+    adjoint: Adjoint,
+    holding: Callable[[Segment], AbstractContextManager[None]] = _as_it_is,
+) -> Iterator[tuple[Reading, Tree]]:
     """Pass ``adjoint`` back through ``segments`` (oldest first); what each reading gains, newest first.
 
-    Parameters and optimiser state at the start of the oldest segment count as constant.
+    Parameters and optimiser state at the start of the oldest segment count as constant. ``holding`` lets the modules
+    hold what a segment was computed with, for code that activation checkpointing evaluates again.
     """
     cotangent: dict[Key, Tensor] = {}
     for segment in reversed(segments):
@@ -121,14 +132,15 @@ def sweep(segments: Sequence[Segment], adjoint: Adjoint) -> Iterator[tuple[Readi
         readings = [leaf for reading in segment.readings for leaf in reading.tensors]
         if not reached:
             continue
-        found = torch.autograd.grad(
-            [outputs[key] for key in reached],
-            [*inputs.values(), *readings],
-            [cotangent[key] for key in reached],
-            retain_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        with holding(segment):
+            found = torch.autograd.grad(
+                [outputs[key] for key in reached],
+                [*inputs.values(), *readings],
+                [cotangent[key] for key in reached],
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
         cotangent = dict(zip(inputs, found, strict=False))
         parts = iter(found[len(inputs) :])
         for reading in segment.readings:
