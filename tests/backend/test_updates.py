@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import SGD, Adam, AdamW, Optimizer, Rprop
 
 from betty.backends.torch.updates import RULES, clip, rule_for
 from tests.support.compare import assert_close, assert_same, flat
-from tests.support.optimizers import OPTIMIZER_CASES, OptimizerCase
+from tests.support.optimizers import EVERY_CASE, OPTIMIZER_CASES, OptimizerCase
 from tests.support.unrolling import Lower, hypergradient
 
 
@@ -63,10 +63,14 @@ def test_exactly_these_classes_have_rules() -> None:
         """May have overridden ``step``."""
 
     leaf = [nn.Parameter(torch.zeros(2))]
-    assert set(RULES) == {SGD, Adam, AdamW}
-    assert {case.kind for case in OPTIMIZER_CASES} == set(RULES)
+    assert {case.kind for case in EVERY_CASE} == set(RULES)
     assert rule_for(MySGD(leaf)) is None
-    assert rule_for(RMSprop(leaf)) is None
+    assert rule_for(Rprop(leaf)) is None
+
+
+def test_what_torch_has_and_has_no_rule_is_what_is_known_to_have_none() -> None:
+    classes = {kind for kind in vars(torch.optim).values() if isinstance(kind, type) and issubclass(kind, Optimizer)}
+    assert {kind.__name__ for kind in classes - set(RULES)} == {"Optimizer", "Rprop", "SparseAdam", "LBFGS"}
 
 
 def test_adamw_decouples_its_weight_decay_whatever_its_group_says() -> None:
