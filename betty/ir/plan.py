@@ -52,7 +52,7 @@ class Differentiate(Instruction):
 
 @dataclass(frozen=True, kw_only=True)
 class Respond(Instruction):
-    """Consume the adjoint in ``slot``, approximate ``q = H^-1 adjoint``, subtract it through what ``problem`` reads.
+    """Consume the adjoint in ``slot``; what ``problem`` reads gains the response, as ``method`` approximates it.
 
     ``into`` pairs each problem read with the slot that gains; the empty slot is the hypergradient itself.
     """
@@ -69,12 +69,21 @@ class Respond(Instruction):
 class Update(Instruction):
     """Let the optimiser apply the gradient of every ``every``-th micro-batch, averaged; then the scheduler steps.
 
-    With ``tape`` above zero the update is differentiable, and the last ``tape`` updates can be differentiated.
+    Args:
+        optimizer: Short name of the optimiser's class.
+        every: Micro-batches that make one update.
+        tape: Above zero, the update is differentiable, and the graphs of the last ``tape`` updates are kept.
+        replay: Updates of which everything is kept that it takes to compute them again.
+        tangents: Targets for which the derivative of the parameters by what the loss reads is carried along.
+        remember: Whether what the optimiser's adaptation is computed from is kept.
     """
 
     optimizer: str = ""
     every: int = 1
     tape: int = 0
+    replay: int = 0
+    tangents: tuple[str, ...] = ()
+    remember: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,6 +85,8 @@ class Facts:
         backward_flops: Floating-point operations of its gradient by everything that it reads.
         saved_bytes: Activations kept between forward and backward.
         twice: Whether the loss can be differentiated twice.
+        forward: Whether its gradient can be differentiated in forward mode.
+        plain: Whether either takes other kernels than the loss itself uses (attention, recurrent layers).
         note: Why some of this is unknown (then zero), or empty.
     """
 
@@ -95,6 +97,8 @@ class Facts:
     backward_flops: int = 0
     saved_bytes: int = 0
     twice: bool = True
+    forward: bool = True
+    plain: bool = False
     note: str = ""
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from betty.ir.diagnostics import BettyError, Diagnostic, listing, nearest
-from betty.ir.methods import INVERSES, PRODUCTS, TRAJECTORIES, Declared, Method, Option, complete
+from betty.ir.methods import INVERSES, PRODUCTS, UNPAIRED, Declared, Method, Option, complete
 from betty.ir.records import Call, Flow, Value
 
 T = TypeVar("T")
@@ -134,8 +134,8 @@ class Cursor:
 
     def method(self) -> Method:
         """``cg(iterations=20) + reverse``; options that are left out take their defaults."""
-        solver = self._call({**INVERSES, **TRAJECTORIES}, "an inverse or a trajectory method")
-        if solver.name in TRAJECTORIES:
+        solver = self._call({**INVERSES, **UNPAIRED}, "an inverse, a trajectory method or an estimator")
+        if solver.name in UNPAIRED:
             return Method(solver=solver)
         self.expect("+")
         return Method(solver=solver, product=self._call(PRODUCTS, "a product"))

@@ -58,6 +58,8 @@ FACTS: Table = {
     "backward_flops": WHOLE,
     "saved_bytes": WHOLE,
     "twice": FLAG,
+    "forward": FLAG,
+    "plain": FLAG,
     "note": TEXT,
 }
 EDGE: Table = {"flow": FLOW, "method": METHOD, "reason": TEXT}
@@ -68,7 +70,10 @@ INSTRUCTIONS: Mapping[str, tuple[type[Instruction], Table]] = {
     "draw": (Draw, {"keep": WHOLE}),
     "differentiate": (Differentiate, {"adjoints": PAIRS}),
     "respond": (Respond, {"slot": NAME, "method": METHOD, "into": PAIRS, "edge": TEXT, "reason": TEXT}),
-    "update": (Update, {"optimizer": TEXT, "every": WHOLE, "tape": WHOLE}),
+    "update": (
+        Update,
+        {"optimizer": TEXT, "every": WHOLE, "tape": WHOLE, "replay": WHOLE, "tangents": NAMES, "remember": FLAG},
+    ),
 }
 
 

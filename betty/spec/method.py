@@ -12,7 +12,7 @@ from betty.ir.methods import (
     INVERSES,
     PRESETS,
     PRODUCTS,
-    TRAJECTORIES,
+    UNPAIRED,
     Declared,
     Method,
     Option,
@@ -60,8 +60,8 @@ def preset_options(name: str) -> dict[str, Option]:
     if name == AUTO:
         return {}
     chosen = PRESETS[name]
-    if chosen.trajectory:
-        return dict(TRAJECTORIES[chosen.trajectory].options)
+    if chosen.alone:
+        return dict(UNPAIRED[chosen.alone].options)
     return {**INVERSES[chosen.inverse].options, **PRODUCTS[chosen.product].options}
 
 
@@ -162,8 +162,8 @@ def _half_issues(half: str, table: Mapping[str, Declared], value: Any) -> Iterat
 
 
 def _unknown_half(half: str, allowed: Sequence[str], name: str, at: Field) -> Issue:
-    if name in TRAJECTORIES:
-        message = f"{name!r} differentiates the lower's own steps and has no {half}"
+    if name in UNPAIRED:
+        message = f"{name!r} is a method of its own and has no {half}"
         hint = f"method: {name}"
         return Issue(code="unknown-method", message=message, at=at, expected=one_of(allowed), hint=hint)
     return unknown_name("unknown-method", f"{name!r} is not a known {half}", name, allowed, at, f"{at[-1]}: ")

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from betty.backends.torch.methods.base import Status, twice_differentiable
+from betty.backends.torch.methods import Aid, Occasion, Status
 from betty.backends.torch.objective import Evaluation, Sample
 from betty.backends.torch.program import LiveProblem, Program, preserved
 from betty.backends.torch.random import RandomState, replaying
-from betty.backends.torch.respond import answer_by_solve, answer_by_tape
+from betty.backends.torch.respond import answer_by_estimate, answer_by_solve, answer_by_tape, standing
 from betty.backends.torch.tape import Adjoint, Segment
 from betty.backends.torch.tree import Tree, add, leaves, scale
 from betty.backends.torch.updates import rule_for
+from betty.ir.methods import Method
 from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step, Update
 
 log = logging.getLogger("betty")
@@ -70,6 +71,7 @@ class Executor:
         self.plan, self.program, self.around = plan, program, around
         self._steps = {step.problem: step for step in plan}
         self._taped_reads = _taped_reads(plan)
+        self._every = {step.problem: _every(step) for step in plan}
         self._reported: set[tuple[str, Status]] = set()
         self._leaves: dict[str, tuple[tuple[int, ...], Tree]] = {}
         self._run: dict[type[Instruction], Callable[[Frame, Any], None]] = {
@@ -152,7 +154,7 @@ class Executor:
         if taped:
             stand_ins = self._open(problem)
             own = stand_ins[problem.name]
-            with twice_differentiable():
+            with problem.objective.differentiable():
                 frame.evaluation = problem.objective.standing_in(frame.sample.batch, stand_ins, buffers=False)
         else:
             frame.evaluation = problem.objective.live(frame.sample.batch)
@@ -191,19 +193,41 @@ class Executor:
         adjoint = frame.adjoints.pop(item.slot, None)
         if adjoint is None:
             return
-        lower, into = self.program[item.problem], dict(item.into)
-        if item.method.unrolled:
-            steps = int(item.method.solver["steps"] or 1)
-            for reading, tree in answer_by_tape(lower, adjoint, steps):
+        into = dict(item.into)
+        if item.method.trajectory:
+            steps = item.method.steps or 1
+            for reading, tree in answer_by_tape(self.program[item.problem], adjoint, steps):
                 if reading.problem in into:
                     self._gain(frame, into[reading.problem], reading.problem, reading.version, tree)
             return
-        reads = {name: self.program.parameters(name) for name in into}
-        gains, solution = answer_by_solve(lower, self._samples(frame, lower), adjoint, item.method, reads)
-        for name, tree in gains.items():
+        for name, tree in self._gains(frame, item, adjoint).items():
             self._gain(frame, into[name], name, self.program[name].version, tree)
-        self._report(item, solution.status)
-        frame.metrics.update({f"{item.slot}.{key}": value for key, value in solution.stats.items()})
+
+    def _gains(self, frame: Frame, item: Respond, adjoint: Adjoint) -> Mapping[str, Tree]:
+        """What an implicit method or an estimator finds at the point where the lower stands."""
+        lower = self.program[item.problem]
+        reads = {name: self.program.parameters(name) for name, _ in item.into}
+        point = standing(lower, self._samples(frame, lower, item.method), reads)
+        memory = self._memory(frame, item.slot)
+        if item.method.implicit:
+            aid = Aid(start=memory.get("solution"), seed=frame.problem.count)
+            gains, solution = answer_by_solve(point, adjoint, item.method, aid)
+            status, stats = solution.status, solution.stats
+            if dict(item.method.solver.options).get("warm_start"):
+                memory["solution"] = solution.value
+        else:
+            assert frame.evaluation is not None
+            answer = answer_by_estimate(point, adjoint, item.method, Occasion(frame.evaluation.loss.detach(), memory))
+            gains, status, stats = dict(answer.gains), answer.status, answer.stats
+        self._report(item, status)
+        frame.metrics.update({f"{item.slot}.{key}": value for key, value in stats.items()})
+        return gains
+
+    def _memory(self, frame: Frame, slot: str) -> dict[str, Any]:
+        """What the response in ``slot`` has left at the target's last step; a dry run leaves nothing."""
+        if frame.dry:
+            return dict(frame.problem.memories.get(slot, {}))
+        return frame.problem.memories.setdefault(slot, {})
 
     def _report(self, item: Respond, status: Status) -> None:
         """Say once what is wrong with a solve; running out of iterations is what an option asks for."""
@@ -212,12 +236,14 @@ class Executor:
         self._reported.add((item.slot, status))
         log.warning("the response of %r by %s %s", item.problem, item.method.to_text(), status.value)
 
-    def _samples(self, frame: Frame, lower: LiveProblem) -> tuple[Sample, ...]:
+    def _samples(self, frame: Frame, lower: LiveProblem, method: Method) -> tuple[Sample, ...]:
+        """The micro-batches of the lower's last update, or of as many as the method looks back on."""
         if lower.name in frame.given:
             return (Sample(frame.given[lower.name]),)
         if not lower.kept and frame.dry:
             return (Sample(lower.stream.peek() if lower.stream else None),)
-        return tuple(lower.kept)
+        every = self._every[lower.name]
+        return tuple(lower.kept)[-every * (method.steps or 1) :]
 
     def _gain(self, frame: Frame, slot: str, name: str, version: int, tree: Tree) -> None:
         if slot:
@@ -285,6 +311,11 @@ def _taped_reads(plan: Plan) -> dict[str, tuple[str, ...]]:
     found: dict[str, dict[str, None]] = {step.problem: {} for step in plan}
     for step in plan:
         for response in step.responses:
-            if response.method.unrolled:
+            if response.method.trajectory:
                 found[response.problem].update((name, None) for name, _ in response.into)
     return {name: tuple(reads) for name, reads in found.items()}
+
+
+def _every(step: Step) -> int:
+    """Micro-batches that make one update."""
+    return next((item.every for item in step.instructions if isinstance(item, Update)), 1)

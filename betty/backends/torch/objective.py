@@ -9,12 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from betty.backends.torch.draws import may_draw
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.swap import Buffers, Places
 from betty.backends.torch.tree import Tree
+
+
+LOG_PROB = "log_prob"
+"""Key of a loss's result for the logarithm of the probability of what it has drawn."""
 
 
 class ParameterModule(nn.Module):
@@ -74,6 +79,8 @@ class Evaluation:
 
     loss: Tensor
     metrics: Mapping[str, Tensor | float]
+    log_prob: Tensor | None = None
+    """Logarithm of the probability of what the loss has drawn, with its graph, where the loss gives it."""
 
 
 class Objective:
@@ -105,6 +112,7 @@ class Objective:
         self._parameters = {key: Places(module) for key, module in modules.items()}
         self._buffers = Buffers(modules.values())
         self.host_draws = may_draw(loss, modules.values())
+        self._recurrent = any(isinstance(part, nn.RNNBase) for one in modules.values() for part in one.modules())
 
     def live(self, batch: Any) -> Evaluation:
         """Evaluate as the program itself does: buffers and random states move on."""
@@ -116,8 +124,12 @@ class Objective:
         Buffers, random states and parameters are as before afterwards, also after an exception; dropout masks are
         those of the sample.
         """
+        return self.evaluated(sample, stand_ins).loss
+
+    def evaluated(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]]) -> Evaluation:
+        """The pure evaluation, metrics included; see :meth:`pure`."""
         with replaying(sample.random, self.device, host=self.host_draws):
-            return self.standing_in(sample.batch, stand_ins, buffers=True).loss
+            return self.standing_in(sample.batch, stand_ins, buffers=True)
 
     def gradient(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]], by: Sequence[Tensor]) -> Tree:
         """The gradient of the pure loss by tensors in place; zeros for those that the loss does not use.
@@ -126,7 +138,9 @@ class Objective:
         """
         with replaying(sample.random, self.device, host=self.host_draws), self.holding(stand_ins, buffers=True):
             with torch.enable_grad():
-                loss = self._evaluate(sample.batch, self._loose).loss
+                loss = self._evaluate(sample.batch, self._loose, lenient=True).loss
+            if not loss.requires_grad:
+                return tuple(torch.zeros_like(leaf) for leaf in by)
             return torch.autograd.grad(loss, by, allow_unused=True, materialize_grads=True)
 
     def standing_in(self, batch: Any, stand_ins: Mapping[str, Sequence[Tensor]], *, buffers: bool) -> Evaluation:
@@ -150,31 +164,46 @@ class Objective:
         """The evaluation with whatever tensors the modules hold at the moment."""
         return self._evaluate(batch, self._loose)
 
-    def _evaluate(self, batch: Any, views: Mapping[str, View]) -> Evaluation:
+    @contextmanager
+    def differentiable(self) -> Iterator[None]:
+        """Kernels whose gradients can be differentiated, in forward mode too, in the place of fused ones.
+
+        Attention is computed plainly; so are recurrent layers, if there are any.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if self._recurrent:
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            yield
+
+    def _evaluate(self, batch: Any, views: Mapping[str, View], *, lenient: bool = False) -> Evaluation:
         arguments = {"batch": batch, **views} if self._takes_batch else views
         if self._autocast is None:
-            return self.checked(self.loss(**arguments))
+            return self.checked(self.loss(**arguments), lenient=lenient)
         with torch.autocast(self.device.type, dtype=self._autocast):
-            return self.checked(self.loss(**arguments))
+            return self.checked(self.loss(**arguments), lenient=lenient)
 
-    def checked(self, value: Any) -> Evaluation:
-        """What a loss has returned, as a scalar loss and metrics.
+    def checked(self, value: Any, *, lenient: bool = False) -> Evaluation:
+        """What a loss has returned, as a scalar loss and metrics; with ``lenient`` it may have no gradient.
 
         Raises:
             RunError: It is neither a scalar tensor with a gradient nor a dict that holds one as ``loss``.
         """
         metrics: dict[str, Any] = {}
+        log_prob = None
         if isinstance(value, Mapping):
             if "loss" not in value:
                 raise RunError(f"the loss of {self.name!r} returned a dict without 'loss': {sorted(map(str, value))}")
             metrics = {str(key): _detached(item) for key, item in value.items() if key != "loss"}
+            log_prob = value.get(LOG_PROB)
             value = value["loss"]
         if not isinstance(value, Tensor) or value.numel() != 1:
             found = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise RunError(f"the loss of {self.name!r} returned {found}; it must be a scalar tensor or a dict")
-        if not value.requires_grad and torch.is_grad_enabled():
+        if not (lenient or value.requires_grad) and torch.is_grad_enabled():
             raise RunError(f"the loss of {self.name!r} depends on no trainable parameter of what it reads")
-        return Evaluation(loss=value.reshape(()), metrics=metrics)
+        return Evaluation(loss=value.reshape(()), metrics=metrics, log_prob=log_prob)
 
 
 def trainable(module: nn.Module) -> Tree:

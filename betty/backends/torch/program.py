@@ -54,6 +54,8 @@ class LiveProblem:
     """A differentiable update whose micro-batches are not complete yet."""
     accumulated: Tree | None = None
     """Sum of the gradients since the last update."""
+    memories: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the responses in this problem's hypergradient have left for its next step, by slot."""
 
     def __post_init__(self) -> None:
         self.parameters: Tree = trainable(self.module)

@@ -13,7 +13,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from betty.backends.torch.methods.base import twice_differentiable
 from betty.backends.torch.objective import Objective
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.random import replaying
@@ -133,7 +132,7 @@ def _twice(gradient: Sequence[Tensor | None], by: list[Tensor]) -> bool:
 
 
 def _twice_by_plain_kernels(objective: Objective, batch: Any, by: list[Tensor]) -> bool:
-    with twice_differentiable():
+    with objective.differentiable():
         loss = objective.held(batch).loss
         return _twice(torch.autograd.grad(loss, by, allow_unused=True, create_graph=True), by)
 

@@ -39,6 +39,11 @@ def subtract(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tree:
     return tuple(torch._foreach_sub(list(left), list(right))) if left else ()
 
 
+def divide(tree: Tree, by: Sequence[Tensor] | None) -> Tree:
+    """``tree / by``, an entry at a time; ``None`` stands for ones."""
+    return tree if by is None or not tree else tuple(torch._foreach_div(list(tree), list(by)))
+
+
 def scale(factor: Scalar, tree: Sequence[Tensor]) -> Tree:
     """``factor * tree``; a tensor factor is a 0-dimensional one on the device of the tree."""
     return tuple(torch._foreach_mul(list(tree), factor)) if tree else ()
@@ -61,6 +66,17 @@ def norm(tree: Sequence[Tensor]) -> Tensor:
     """Euclidean norm over all leaves, in at least single precision; stays on the device."""
     length: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_wide(tree))))
     return length
+
+
+def flatten(tree: Sequence[Tensor]) -> Tensor:
+    """All entries as one vector."""
+    return torch.cat([leaf.reshape(-1) for leaf in tree]) if tree else torch.empty(0)
+
+
+def unflatten(flat: Tensor, like: Sequence[Tensor]) -> Tree:
+    """The inverse of :func:`flatten` for a tree shaped as ``like``."""
+    parts = flat.split([leaf.numel() for leaf in like])
+    return tuple(part.reshape(leaf.shape) for part, leaf in zip(parts, like, strict=True))
 
 
 def _wide(tree: Sequence[Tensor]) -> list[Tensor]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import networkx as nx
@@ -224,13 +224,14 @@ class _Search:
             yield Response(slot=slot, method=self._method(slot), into=tuple(into))
 
     def _method(self, slot: Slot) -> Method:
-        """The edge's method; a trajectory of ``steps=0`` takes all updates since the target's last step."""
+        """The edge's method; one of ``steps=0`` takes all updates since the target's last step."""
         edge = self.graph.edge(*slot.edge)
         if edge is None or edge.method is None:
             raise ValueError(f"edge {slot.edge} has no method")
-        if not edge.method.unrolled or edge.method.solver["steps"]:
+        if edge.method.steps is None:
             return edge.method
         lower, target = self.graph.problem(slot.problem), self.graph.problem(self.target)
-        steps = max(1, (target.period or 1) // ((lower.period or 1) * lower.accumulation))
-        options = tuple((key, steps if key == "steps" else value) for key, value in edge.method.solver.options)
-        return replace(edge.method, solver=replace(edge.method.solver, options=options))
+        whole = max(1, (target.period or 1) // ((lower.period or 1) * lower.accumulation))
+        most = int(dict(edge.method.solver.options).get("truncate") or 0)
+        steps = edge.method.steps or whole
+        return edge.method.with_steps(min(steps, most) if most else steps)

@@ -4,11 +4,14 @@ Work is counted in passes over a problem's loss. With forward pass F and backwar
 
 - linearising (the gradient with its graph) takes F + B,
 - a product by ``reverse`` through that graph about 2 B, the graph being twice as long as the loss's own,
+- a product by ``forward`` a forward pass with tangents, 2 F, and where it is by the lower's own parameters a
+  backward pass with tangents as well, 2 B,
 - a product by ``finite_difference`` two gradients, 2 (F + B), and no graph.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from betty.ir.graph import Graph
@@ -16,7 +19,7 @@ from betty.ir.methods import Method
 from betty.ir.plan import Estimate
 from betty.ir.records import Facts
 
-COPIES = {"cg": 4, "neumann": 2, "identity": 0}
+COPIES = {"identity": 0, "sama": 1, "neumann": 2, "cg": 4, "minres": 7}
 """Copies of the lower's parameters that an inverse keeps."""
 
 
@@ -42,29 +45,77 @@ class Costs:
         facts = problem.facts
         if facts is None or facts.note:
             return None
-        if method.unrolled:
-            steps = int(method.solver["steps"] or 1)
-            return Estimate(
-                flops=2 * steps * problem.accumulation * facts.backward_flops, bytes=2 * facts.parameter_bytes
-            )
+        if not method.implicit:
+            flops, held = _UNPAIRED[method.solver.name](facts, method)
+            return Estimate(flops=problem.accumulation * flops, bytes=held)
         return Estimate(
             flops=problem.accumulation * _implicit_flops(facts, method),
-            bytes=COPIES.get(method.solver.name, 2) * facts.parameter_bytes + _product_bytes(facts, method),
+            bytes=_copies(facts, method) * facts.parameter_bytes + _product_bytes(facts, method),
         )
 
 
-def products(method: Method) -> int:
-    """Hessian-vector products of an inverse, at most."""
-    return int(dict(method.solver.options).get("iterations") or 0)
+def products(method: Method, parameters: int) -> int:
+    """Hessian-vector products of an inverse, at most, for a lower of so many parameters."""
+    options = dict(method.solver.options)
+    if method.solver.name == "dense":
+        return parameters
+    found = int(options.get("rank") or options.get("iterations") or 0)
+    return found + int(bool(options.get("warm_start")))
+
+
+def _copies(facts: Facts, method: Method) -> int:
+    if method.solver.name == "dense":
+        return facts.parameters
+    if method.solver.name == "nystrom":
+        return 2 * int(method.solver["rank"] or 0)
+    return COPIES.get(method.solver.name, 2)
 
 
 def _implicit_flops(facts: Facts, method: Method) -> int:
-    if method.product is not None and method.product.name == "finite_difference":
-        return 2 * (products(method) + 1) * facts.step_flops
-    return facts.step_flops + 2 * (products(method) + 1) * facts.backward_flops
+    several, name = products(method, facts.parameters), method.product.name if method.product else ""
+    if name == "finite_difference":
+        return 2 * (several + 1) * facts.step_flops
+    if name == "forward":
+        return 2 * several * facts.step_flops + 2 * facts.forward_flops
+    return facts.step_flops + 2 * (several + 1) * facts.backward_flops
 
 
 def _product_bytes(facts: Facts, method: Method) -> int:
-    if method.product is not None and method.product.name == "finite_difference":
+    name = method.product.name if method.product else ""
+    if name == "finite_difference":
         return facts.saved_bytes + 2 * facts.parameter_bytes
     return 2 * facts.saved_bytes + facts.parameter_bytes
+
+
+def _unrolled(facts: Facts, method: Method) -> tuple[int, int]:
+    steps = method.steps or 1
+    again = facts.step_flops if method.solver["remat"] else 0
+    return steps * (2 * facts.backward_flops + again), 2 * facts.parameter_bytes
+
+
+def _forward_mode(facts: Facts, method: Method) -> tuple[int, int]:
+    return 0, facts.parameter_bytes  # the derivative has been carried along by the updates
+
+
+def _penalty(facts: Facts, method: Method) -> tuple[int, int]:
+    gradients = int(method.solver["iterations"] or 1) + 2
+    return gradients * facts.step_flops, facts.saved_bytes + 2 * facts.parameter_bytes
+
+
+def _reinforce(facts: Facts, method: Method) -> tuple[int, int]:
+    return (method.steps or 1) * facts.step_flops, facts.saved_bytes
+
+
+def _evolution(facts: Facts, method: Method) -> tuple[int, int]:
+    updates = 2 * int(method.solver["samples"] or 1) * (method.steps or 1)
+    return updates * facts.step_flops, facts.saved_bytes + 3 * facts.parameter_bytes + facts.state_bytes
+
+
+_UNPAIRED: dict[str, Callable[[Facts, Method], tuple[int, int]]] = {
+    "unrolled": _unrolled,
+    "forward_mode": _forward_mode,
+    "penalty": _penalty,
+    "reinforce": _reinforce,
+    "evolution_strategies": _evolution,
+}
+"""Work and memory of a response, for one micro-batch an update."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from betty.ir.graph import Graph
+from betty.ir.methods import Method
 from betty.ir.passes.adjoints import Hypergradient, Slot, hypergradients
 from betty.ir.passes.cost import Costs
 from betty.ir.passes.schedule import order
@@ -14,9 +16,9 @@ from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step,
 def lower(graph: Graph) -> Plan:
     """The plan of a graph of stage ``RESOLVED``."""
     found = hypergradients(graph)
-    kept, taped = _memories(graph, found)
+    memories = _memories(graph, found)
     costs = Costs(graph)
-    steps = tuple(_step(graph, found[name], kept, taped, costs) for name in order(graph))
+    steps = tuple(_step(graph, found[name], memories[name], costs) for name in order(graph))
     settings = graph.settings
     return Plan(
         name=graph.name,
@@ -29,31 +31,49 @@ def lower(graph: Graph) -> Plan:
     )
 
 
-def _memories(graph: Graph, found: Mapping[str, Hypergradient]) -> tuple[dict[str, int], dict[str, int]]:
-    """How many micro-batches, and how many differentiable updates, each problem keeps for the responses it gives."""
-    kept: dict[str, int] = {}
-    taped: dict[str, int] = {}
-    for hypergradient in found.values():
+@dataclass
+class Memory:
+    """What a problem keeps for the responses that it gives; see :class:`Draw` and :class:`Update`."""
+
+    keep: int = 0
+    tape: int = 0
+    replay: int = 0
+    tangents: tuple[str, ...] = ()
+    remember: bool = False
+
+    def serve(self, method: Method, target: str, accumulation: int) -> None:
+        """Make room for one more response, in the hypergradient of ``target``."""
+        name, steps = method.solver.name, method.steps or 1
+        self.remember |= method.adapts
+        if method.implicit or name == "penalty":
+            self.keep = max(self.keep, accumulation)
+        elif name == "reinforce":
+            self.keep = max(self.keep, accumulation * steps)
+        elif name == "forward_mode":
+            self.tangents = tuple(dict.fromkeys((*self.tangents, target)))
+        elif name == "evolution_strategies" or method.solver["remat"]:
+            self.replay = max(self.replay, steps)
+        else:
+            self.tape = max(self.tape, steps)
+
+
+def _memories(graph: Graph, found: Mapping[str, Hypergradient]) -> dict[str, Memory]:
+    memories = {problem.name: Memory() for problem in graph.problems}
+    for target, hypergradient in found.items():
         for response in hypergradient.responses:
             name = response.slot.problem
-            if response.method.unrolled:
-                taped[name] = max(taped.get(name, 0), int(response.method.solver["steps"] or 0))
-            else:
-                kept[name] = graph.problem(name).accumulation
-    return kept, taped
+            memories[name].serve(response.method, target, graph.problem(name).accumulation)
+    return memories
 
 
-def _step(
-    graph: Graph, hypergradient: Hypergradient, kept: Mapping[str, int], taped: Mapping[str, int], costs: Costs
-) -> Step:
+def _step(graph: Graph, hypergradient: Hypergradient, memory: Memory, costs: Costs) -> Step:
     problem = graph.problem(hypergradient.target)
     names = slot_names(hypergradient)
-    tape = taped.get(problem.name, 0)
     instructions: list[Instruction] = [
-        Draw(keep=kept.get(problem.name, 0)),
+        Draw(keep=memory.keep),
         Differentiate(
             adjoints=tuple((slot.problem, names[slot]) for slot in hypergradient.seeds),
-            estimate=costs.differentiate(problem.name, tape),
+            estimate=costs.differentiate(problem.name, memory.tape),
         ),
     ]
     for response in hypergradient.responses:
@@ -70,8 +90,16 @@ def _step(
             )
         )
     if problem.optimizer:
-        update = Update(optimizer=problem.optimizer, every=problem.accumulation, tape=tape)
-        instructions.append(update)
+        instructions.append(
+            Update(
+                optimizer=problem.optimizer,
+                every=problem.accumulation,
+                tape=memory.tape,
+                replay=memory.replay,
+                tangents=memory.tangents,
+                remember=memory.remember,
+            )
+        )
     lowers = (graph.problem(name) for name in graph.lowers(problem.name))
     return Step(
         problem=problem.name,

@@ -7,16 +7,14 @@ Neither half knows the other. A product gives a :class:`Linearization` of the lo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from betty.backends.torch.objective import Objective, Sample
-from betty.backends.torch.tree import Tree
+from betty.backends.torch.tree import Tree, add, scale
 
 Operator = Callable[[Tree], Tree]
 
@@ -39,16 +37,45 @@ class Solution:
     stats: Mapping[str, float | Tensor] = field(default_factory=dict)
 
 
+def _same(v: Tree) -> Tree:
+    return v
+
+
+@dataclass(frozen=True, eq=False)
+class Aid:
+    """What may help a solve beside the Hessian itself.
+
+    Args:
+        start: The solution of the target's previous step; ``None`` at the first.
+        adapt: ``v -> (du/dg)^T v`` for the update ``u(g)`` that the lower's optimiser has made last, in units of its
+            learning rate.
+        diagonal: How the lower's optimiser scales each coordinate, positive; ``None`` where it treats all alike.
+        seed: Of random directions; another at every step of the target.
+    """
+
+    start: Tree | None = None
+    adapt: Operator = _same
+    diagonal: Callable[[], Tree] | None = None
+    seed: int = 0
+
+
+NO_AID = Aid()
+
+
 class Inverse(ABC):
     """An approximation of ``q = H^-1 v``, linear in ``v`` up to its stopping rule.
 
     Args of ``solve``:
         hessian: ``v -> H v`` for the lower's Hessian, symmetric.
         v: The adjoint, shaped like the lower's trainable parameters.
+        aid: A start and the optimiser's scales, for inverses that use them.
     """
 
+    warm_start: bool = False
+    """Whether ``aid.start`` is used."""
+
     @abstractmethod
-    def solve(self, hessian: Operator, v: Tree) -> Solution: ...
+    def solve(self, hessian: Operator, v: Tree, aid: Aid = NO_AID) -> Solution: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +96,24 @@ class Lower:
     parameters: Tree
     reads: Mapping[str, Tree]
 
+    def gradients(self, by: Mapping[str, Tree], at: Tree) -> dict[str, Tree]:
+        """First-order gradients of the loss by each of ``by``, with the lower's own parameters at ``at``."""
+        # Activations on a way to the lower's parameters alone need not be kept where nothing is differentiated by them.
+        stand_in = tuple(leaf.detach().requires_grad_(self.name in by) for leaf in at)
+        inputs = {name: stand_in if name == self.name else tree for name, tree in by.items()}
+        flat = tuple(leaf for tree in inputs.values() for leaf in tree)
+        return self.averaged(inputs, lambda sample: self.objective.gradient(sample, {self.name: stand_in}, flat))
 
-@contextmanager
-def twice_differentiable() -> Iterator[None]:
-    """Attention by the plain kernel: the fused ones have a gradient that cannot be differentiated again."""
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
+    def averaged(self, by: Mapping[str, Tree], one: Callable[[Sample], Tree]) -> dict[str, Tree]:
+        """The mean of ``one`` over the micro-batches, its leaves dealt out as the trees of ``by``."""
+        total: Tree = ()
+        for sample in self.samples:
+            found = one(sample)
+            total = add(total, found) if total else found
+        if len(self.samples) > 1:
+            total = scale(1 / len(self.samples), total)
+        parts = iter(total)
+        return {name: tuple(next(parts) for _ in tree) for name, tree in by.items()}
 
 
 class Linearization(ABC):

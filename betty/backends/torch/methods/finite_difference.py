@@ -50,25 +50,9 @@ class _Difference(Linearization):
         length = norm(v)
         # A zero direction moves nothing and has a zero product; the floor keeps the step finite there.
         step = self.epsilon / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)
-        ahead = self._gradients(axpy(_like(step, v), v, self.lower.parameters), by)
-        behind = self._gradients(axpy(_like(-step, v), v, self.lower.parameters), by)
+        ahead = self.lower.gradients(by, axpy(_like(step, v), v, self.lower.parameters))
+        behind = self.lower.gradients(by, axpy(_like(-step, v), v, self.lower.parameters))
         return {name: scale(_like(0.5 / step, ahead[name]), subtract(ahead[name], behind[name])) for name in by}
-
-    def _gradients(self, at: Tree, by: Mapping[str, Tree]) -> dict[str, Tree]:
-        """First-order gradients by each of ``by``, with the lower's parameters at ``at``."""
-        stand_in = tuple(leaf.detach().requires_grad_() for leaf in at)
-        inputs = {name: stand_in if name == self.lower.name else tree for name, tree in by.items()}
-        flat = tuple(leaf for tree in inputs.values() for leaf in tree)
-        total: Tree | None = None
-        for sample in self.lower.samples:
-            found = self.lower.objective.gradient(sample, {self.lower.name: stand_in}, flat)
-            total = found if total is None else axpy(1.0, found, total)
-        if total is not None and len(self.lower.samples) > 1:
-            total = scale(1 / len(self.lower.samples), total)
-        parts, result = iter(total or ()), {}
-        for name, tree in inputs.items():
-            result[name] = tuple(next(parts) for _ in tree)
-        return result
 
 
 def _like(factor: Tensor, tree: Tree) -> Tensor:

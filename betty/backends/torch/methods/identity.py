@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from betty.backends.torch.methods.base import Inverse, Operator, Solution
+from betty.backends.torch.methods.base import NO_AID, Aid, Inverse, Operator, Solution
 from betty.backends.torch.tree import Tree
 
 
@@ -19,5 +19,5 @@ class Identity(Inverse):
     arXiv:1806.09055, equation 8.
     """
 
-    def solve(self, hessian: Operator, v: Tree) -> Solution:
+    def solve(self, hessian: Operator, v: Tree, aid: Aid = NO_AID) -> Solution:
         return Solution(v)

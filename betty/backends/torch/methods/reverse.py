@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from betty.backends.torch.methods.base import Linearization, Lower, Product, twice_differentiable
+from betty.backends.torch.methods.base import Linearization, Lower, Product
 from betty.backends.torch.tree import Tree
 
 
@@ -23,7 +23,7 @@ class Reverse(Product):
     """
 
     def linearize(self, lower: Lower) -> Linearization:
-        with torch.enable_grad(), twice_differentiable():
+        with torch.enable_grad(), lower.objective.differentiable():
             losses = [lower.objective.pure(sample, {}) for sample in lower.samples]
             loss = torch.stack(losses).mean() if len(losses) > 1 else losses[0]
             gradient = torch.autograd.grad(
