@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.autograd import forward_ad
-
+from betty.backends.torch.duals import dual_level, duals, tangent
 from betty.backends.torch.methods.base import Linearization, Lower, Product
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.tree import Tree
@@ -52,15 +49,6 @@ class _Tangents(Linearization):
         own = name in by
         primals = tuple(leaf.detach().requires_grad_(own) for leaf in self.lower.parameters)
         inputs = tuple(leaf for key, tree in by.items() for leaf in (primals if key == name else tree))
-        with forward_ad.dual_level():
-            duals = tuple(
-                forward_ad.make_dual(leaf, part.to(leaf.dtype)) for leaf, part in zip(primals, v, strict=True)
-            )
-            with objective.differentiable():
-                gradient = objective.gradient(sample, {name: duals}, inputs)
-            return tuple(_tangent(part, leaf) for part, leaf in zip(gradient, inputs, strict=True))
-
-
-def _tangent(part: Tensor, like: Tensor) -> Tensor:
-    tangent = forward_ad.unpack_dual(part).tangent
-    return torch.zeros_like(like) if tangent is None else tangent.detach()
+        with dual_level(), objective.differentiable():
+            gradient = objective.gradient(sample, {name: duals(primals, v)}, inputs)
+            return tuple(tangent(part).detach() for part in gradient)
