@@ -22,6 +22,11 @@ def on(value: Hyper) -> bool:
     return isinstance(value, Tensor) or value != 0
 
 
+def number(value: Hyper) -> float:
+    """The value alone, where nothing is differentiated."""
+    return float(value.detach() if isinstance(value, Tensor) else value)
+
+
 def signed(gradient: Tensor, group: Group) -> Tensor:
     """The gradient of what is minimised."""
     return -gradient if group.get("maximize") else gradient

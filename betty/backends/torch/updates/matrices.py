@@ -20,6 +20,7 @@ from betty.backends.torch.updates.common import (
     largest,
     least,
     moved,
+    number,
     root,
     signed,
 )
@@ -91,9 +92,9 @@ def orthogonal(matrix: Tensor, group: Group) -> Tensor:
 
 def rounded(matrix: Tensor, group: Group) -> Tensor:
     """The same with the kernels and the precision of torch.optim.Muon, so that the same roundings happen."""
-    first, third, fifth = (float(part) for part in group["ns_coefficients"])
+    first, third, fifth = map(number, group["ns_coefficients"])
     wide = (matrix.T if matrix.size(0) > matrix.size(1) else matrix).to(ROUNDED)
-    wide = wide / wide.norm().clamp(min=float(group["eps"]))
+    wide = wide / wide.norm().clamp(min=number(group["eps"]))
     for _ in range(group["ns_steps"]):
         gram = wide @ wide.T
         wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=third, alpha=fifth), wide, beta=first)

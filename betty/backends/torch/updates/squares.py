@@ -40,15 +40,11 @@ def adagrad(parameter: Tensor, gradient: Tensor, state: State, group: Group) -> 
     """The gradient over the root of the sum of all squares, at a rate that ``lr_decay`` lowers."""
     parameter, gradient = decayed(parameter, signed(gradient, group), group)
     counted, step = advanced(state, home(parameter, group))
-    before = state["sum"] if "sum" in state else parameter.new_full(parameter.shape, _start(group))
+    # torch.optim.Adagrad fills its state when it is made; the sum is missing only where someone has emptied that.
+    before = state["sum"] if "sum" in state else group["initial_accumulator_value"]
     total = before + gradient * gradient
     rate = group["lr"] / (1 + (step - 1) * group["lr_decay"])
     return parameter - rate * gradient / (root(total) + group["eps"]), {"step": counted, "sum": total}
-
-
-def _start(group: Group) -> float:
-    """What the sum starts from; torch.optim.Adagrad fills it in when it is made, so that the state is rarely empty."""
-    return float(group.get("initial_accumulator_value", 0.0))
 
 
 def adadelta(parameter: Tensor, gradient: Tensor, state: State, group: Group) -> tuple[Tensor, State]:
