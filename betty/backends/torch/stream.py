@@ -92,6 +92,29 @@ class Stream:
             self._peeked.append(self.next())
         return self._peeked[-1]
 
+    def fork(self) -> Stream:
+        """A stream of the same data from the beginning of an epoch; drawing from it leaves this one as it is.
+
+        Raises:
+            RunError: Both would draw from one live object that cannot be copied, such as a generator.
+        """
+        return Stream(self.problem, self._apart, self._loading, self._device, self._dtype)
+
+    def _apart(self) -> Any:
+        """The data as the source gives it; a copy where it is what this stream draws from, data sets excepted."""
+        data = self._source()
+        if data is not self._loader or not (isinstance(data, Iterator | DataLoader) or hasattr(data, "__dict__")):
+            return data
+        examples = getattr(data, "dataset", None)
+        shared = {id(examples): examples} if examples is not None else {}
+        try:
+            return copy.deepcopy(data, shared)
+        except TypeError as error:
+            raise RunError(
+                f"the data of {self.problem!r} is a live {type(data).__name__} that cannot be copied ({error}); "
+                "give a function that makes it"
+            ) from None
+
     def _start(self) -> Iterator[Any]:
         if self._loader is None or isinstance(self._loader, Iterator):
             self._loader = as_loader(self._source(), self._loading, self.problem)
