@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, Rprop
 
 from betty.backends.torch.updates import RULES, clip, rule_for
+from betty.ir.passes.methods import DIFFERENTIABLE_OPTIMIZERS
 from tests.support.compare import assert_close, assert_same, flat
 from tests.support.optimizers import EVERY_CASE, OPTIMIZER_CASES, OptimizerCase
 from tests.support.unrolling import Lower, hypergradient
@@ -66,6 +67,12 @@ def test_exactly_these_classes_have_rules() -> None:
     assert {case.kind for case in EVERY_CASE} == set(RULES)
     assert rule_for(MySGD(leaf)) is None
     assert rule_for(Rprop(leaf)) is None
+
+
+def test_the_compiler_knows_which_classes_have_rules() -> None:
+    """Adafactor and Muon are newer than the oldest torch that is supported."""
+    names = {kind.__name__ for kind in RULES}
+    assert names | {"Adafactor", "Muon"} == set(DIFFERENTIABLE_OPTIMIZERS)
 
 
 def test_what_torch_has_and_has_no_rule_is_what_is_known_to_have_none() -> None:

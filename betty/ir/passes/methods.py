@@ -16,7 +16,13 @@ SHORT_UNROLL = 20
 its solution, where a linear solve means something; before, its Hessian may be indefinite."""
 UNROLL_BYTES = 2**30
 """Saved activations that a kept trajectory may take."""
-DIFFERENTIABLE_OPTIMIZERS = ("SGD", "Adam", "AdamW")
+DIFFERENTIABLE_OPTIMIZERS = (
+    *("SGD", "ASGD"),
+    *("Adam", "AdamW", "NAdam", "RAdam", "Adamax"),
+    *("RMSprop", "Adagrad", "Adadelta"),
+    *("Adafactor", "Muon"),
+)
+"""Those whose update can be differentiated: all of torch.optim but Rprop, SparseAdam and LBFGS."""
 
 
 @dataclass(frozen=True)
