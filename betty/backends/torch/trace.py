@@ -20,9 +20,17 @@ from betty.backends.torch.swap import Buffers, Places
 from betty.ir.records import Facts
 
 STATES = {
-    **{"SGD": 0, "LBFGS": 0, "Adafactor": 0},  # Adafactor keeps rows and columns of matrices
-    **{"Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "SparseAdam": 2},
-    **{"Adadelta": 2, "Rprop": 2},
+    "SGD": 0,
+    "LBFGS": 0,
+    "Adafactor": 0,  # Adafactor keeps rows and columns of matrices
+    "Adam": 2,
+    "AdamW": 2,
+    "NAdam": 2,
+    "RAdam": 2,
+    "Adamax": 2,
+    "SparseAdam": 2,
+    "Adadelta": 2,
+    "Rprop": 2,
 }
 """Copies of the parameters that an optimiser keeps; others keep one, and SGD one with momentum."""
 
