@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from betty.backends.torch.methods import FiniteDifference, Linearization, Lower, Product, Reverse
+from betty.backends.torch.methods import FiniteDifference, Forward, Linearization, Lower, Product, Reverse
 from betty.backends.torch.objective import Objective, ParameterModule, Sample, View, trainable
 from betty.backends.torch.tree import Tree
 from tests.support.compare import assert_close, assert_same, flat
@@ -14,8 +14,8 @@ from tests.support.programs import CPU
 
 D = torch.float64
 # Truncation is of the order of epsilon squared, rounding of 1e-16 over epsilon.
-PRODUCTS = [(Reverse(), 1e-10), (FiniteDifference(epsilon=1e-4), 1e-6)]
-IDS = ["reverse", "finite_difference"]
+PRODUCTS = [(Reverse(), 1e-10), (Forward(), 1e-10), (FiniteDifference(epsilon=1e-4), 1e-6)]
+IDS = ["reverse", "forward", "finite_difference"]
 
 
 class Network(nn.Module):

@@ -21,12 +21,17 @@ from tests.support.programs import Built, Part, assemble, edge
 
 METHODS: dict[str, Method] = {
     f"{inverse}+{product}": Method(
-        solver=complete(inverse, INVERSES[inverse], {"iterations": 3} if inverse != "identity" else {}),
+        solver=complete(
+            inverse, INVERSES[inverse], {"iterations": 3} if "iterations" in INVERSES[inverse].options else {}
+        ),
         product=Call(name=product, options=complete(product, PRODUCTS[product], {}).options),
     )
     for inverse in INVERSES
     for product in PRODUCTS
-} | {"unrolled": preset("unrolled", {"steps": 2})}
+} | {
+    "unrolled": preset("unrolled", {"steps": 2}),
+    "penalty": preset("penalty", {"iterations": 2}),
+}
 IMPLICIT = sorted(set(METHODS) - {"unrolled"})
 
 

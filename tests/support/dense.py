@@ -97,8 +97,10 @@ def nested_hypergradient(program: QuadraticProgram, points: Points) -> Tensor:
 def stands_for(method: Method, curvature: Tensor) -> Tensor:
     """The matrix that a method puts in the place of the inverse of ``curvature``, where it runs to its end."""
     identity = torch.eye(len(curvature), dtype=curvature.dtype)
-    if method.solver.name == "identity":
+    if method.solver.name in ("identity", "sama"):  # the optimiser is plain gradient descent
         return identity
+    if method.solver.name == "nystrom":
+        return torch.linalg.inv(curvature + float(method.solver["damping"] or 0) * identity)
     if method.solver.name == "neumann":
         alpha, count = float(method.solver["alpha"] or 0), int(method.solver["iterations"] or 0)
         damped = identity - alpha * curvature

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from betty.ir.methods import INVERSES, PRODUCTS, TRAJECTORIES, Method, complete
+from betty.ir.methods import INVERSES, PRODUCTS, UNPAIRED, Method, complete
 from betty.ir.records import Value
 from tests.support.quadratics import QuadraticProgram
 
@@ -37,10 +37,12 @@ class MethodCase:
     def method(self, program: QuadraticProgram, steps: int = 40) -> Method:
         """The method with enough terms, or enough updates, for the program's condition."""
         chosen: dict[str, Value] = dict(self.options)
-        if self.solver == "neumann":
+        if self.solver in ("neumann", "penalty"):
             chosen |= {"iterations": steps, "alpha": program.step_size}
-        if self.solver in TRAJECTORIES:
-            return Method(solver=complete(self.solver, TRAJECTORIES[self.solver], {"steps": steps}))
+        if self.solver in UNPAIRED:
+            options = {"steps": steps, **chosen}
+            declared = UNPAIRED[self.solver]
+            return Method(solver=complete(self.solver, declared, _of(declared.options, options)))
         solver = complete(self.solver, INVERSES[self.solver], _of(INVERSES[self.solver].options, chosen))
         product = complete(self.product, PRODUCTS[self.product], _of(PRODUCTS[self.product].options, chosen))
         return Method(solver=solver, product=product)
@@ -52,13 +54,36 @@ def _of(declared: object, chosen: dict[str, Value]) -> dict[str, Value]:
 
 STRICT = (("tolerance", 1e-12), ("iterations", 50))
 
+LOOSE = (("tolerance", 1e-9), ("iterations", 50), ("epsilon", 1.0))
+SKETCH = (("rank", 8), ("damping", 0.1))
+WIDE = (("epsilon", 1.0),)
+
 IMPLICIT_CASES = (
     MethodCase("identity", "reverse", EXACT),
+    MethodCase("identity", "forward", EXACT),
     MethodCase("identity", "finite_difference", DIFFERENCES),
-    MethodCase("cg", "reverse", EXACT, STRICT),
-    MethodCase("cg", "finite_difference", DIFFERENCES, (("tolerance", 1e-9), ("epsilon", 1.0))),
+    MethodCase("sama", "reverse", EXACT),
+    MethodCase("sama", "forward", EXACT),
+    MethodCase("sama", "finite_difference", DIFFERENCES),
     MethodCase("neumann", "reverse", EXACT),
-    MethodCase("neumann", "finite_difference", DIFFERENCES, (("epsilon", 1.0),)),
+    MethodCase("neumann", "forward", EXACT),
+    MethodCase("neumann", "finite_difference", DIFFERENCES, WIDE),
+    MethodCase("cg", "reverse", EXACT, STRICT),
+    MethodCase("cg", "forward", EXACT, STRICT),
+    MethodCase("cg", "finite_difference", DIFFERENCES, LOOSE),
+    MethodCase("minres", "reverse", EXACT, STRICT),
+    MethodCase("minres", "forward", EXACT, STRICT),
+    MethodCase("minres", "finite_difference", DIFFERENCES, LOOSE),
+    MethodCase("nystrom", "reverse", EXACT, SKETCH),
+    MethodCase("nystrom", "forward", EXACT, SKETCH),
+    MethodCase("nystrom", "finite_difference", DIFFERENCES, SKETCH + WIDE),
+    MethodCase("dense", "reverse", EXACT),
+    MethodCase("dense", "forward", EXACT),
+    MethodCase("dense", "finite_difference", DIFFERENCES, WIDE),
 )
+BIASED = ("identity", "sama", "nystrom")
+"""Inverses that put another matrix in the place of the inverse Hessian, however long they run."""
 TRAJECTORY_CASES = (MethodCase("unrolled", "", EXACT),)
-METHOD_CASES = IMPLICIT_CASES + TRAJECTORY_CASES
+ESTIMATOR_CASES = (MethodCase("penalty", "", {torch.float64: 1e-8, torch.float32: 1e-2}),)
+"""Estimators that do not draw; the others have tests of their means."""
+METHOD_CASES = IMPLICIT_CASES + TRAJECTORY_CASES + ESTIMATOR_CASES

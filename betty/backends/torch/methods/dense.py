@@ -58,10 +58,11 @@ def hessian_matrix(hessian: Operator, like: Tree) -> Tensor:
 
 
 def _solved(matrix: Tensor, flat: Tensor) -> Tensor:
+    solution: Tensor
     solution, info = torch.linalg.solve_ex(matrix, flat)
     error = torch.linalg.vector_norm(matrix @ solution - flat)
     sound = bool(error <= torch.finfo(flat.dtype).eps ** 0.5 * torch.linalg.vector_norm(flat))
     if int(info) == 0 and sound:
         return solution
-    pseudo: Tensor = torch.linalg.pinv(matrix, hermitian=True)
-    return pseudo @ flat
+    shortest: Tensor = torch.linalg.pinv(matrix, hermitian=True) @ flat
+    return shortest

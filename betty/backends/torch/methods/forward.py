@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from betty.backends.torch.duals import dual_level, duals, tangent
 from betty.backends.torch.methods.base import Linearization, Lower, Product
 from betty.backends.torch.objective import Sample
-from betty.backends.torch.tree import Tree
+from betty.backends.torch.tree import Tree, detach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,8 @@ class _Tangents(Linearization):
 
     def _one(self, sample: Sample, v: Tree, by: Mapping[str, Tree]) -> Tree:
         name, objective = self.lower.name, self.lower.objective
-        own = name in by
-        primals = tuple(leaf.detach().requires_grad_(own) for leaf in self.lower.parameters)
-        inputs = tuple(leaf for key, tree in by.items() for leaf in (primals if key == name else tree))
         with dual_level(), objective.differentiable():
-            gradient = objective.gradient(sample, {name: duals(primals, v)}, inputs)
+            moving = tuple(leaf.requires_grad_(name in by) for leaf in duals(detach(self.lower.parameters), v))
+            inputs = tuple(leaf for key, tree in by.items() for leaf in (moving if key == name else tree))
+            gradient = objective.gradient(sample, {name: moving}, inputs)
             return tuple(tangent(part).detach() for part in gradient)

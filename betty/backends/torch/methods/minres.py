@@ -49,39 +49,58 @@ class MinRes(Inverse):
 
     def _iterate(self, image_of: Operator, q: Tree, residual: Tree, whole: float) -> Solution:
         """Lanczos steps; the tridiagonal matrix is triangularised by one plane rotation a step."""
-        beta = left = math.sqrt(float(dot(residual, residual)))
-        last = previous = zeros_like(residual)
-        basis = scale(1.0 / beta, residual) if beta > 0 else residual
+        beta = _norm(residual)
+        lanczos = _Lanczos(image_of, scale(1.0 / beta, residual) if beta > 0 else residual)
+        rotations = ((1.0, 0.0), (1.0, 0.0))  # cosine and sine, of the last step but one and of the last
         before = older = zeros_like(residual)  # the last two search directions
-        cosine, sine, old_cosine, old_sine = 1.0, 0.0, 1.0, 0.0
-        taken, status, first, biggest = 0, Status.ITERATIONS, True, 0.0
-        while left > self.tolerance * whole and taken < self.iterations and status is Status.ITERATIONS:
-            image = image_of(basis)
-            if not first:
-                image = axpy(-beta, previous, image)
-            alpha = float(dot(basis, image))
-            image = axpy(-alpha, basis, image)
-            beta_next = math.sqrt(max(float(dot(image, image)), 0.0))
-            if not (math.isfinite(alpha) and math.isfinite(beta_next)):
+        left, taken, status = beta, 0, Status.ITERATIONS
+        while abs(left) > self.tolerance * whole and taken < self.iterations and lanczos.going:
+            off, diagonal, below = lanczos.step()
+            if not (math.isfinite(diagonal) and math.isfinite(below)):
                 status = Status.NONFINITE
                 break
-            # The new column of the tridiagonal matrix, turned by the last two rotations and then by its own.
-            epsilon, turned = old_sine * (0.0 if first else beta), old_cosine * (0.0 if first else beta)
-            delta, gamma_bar = cosine * turned + sine * alpha, cosine * alpha - sine * turned
-            gamma = math.hypot(gamma_bar, beta_next)
-            biggest = max(biggest, abs(alpha), beta_next)
-            if gamma <= 1e-14 * biggest:  # the system is singular on what is left of the space
+            (cosine_old, sine_old), (cosine, sine) = rotations
+            above, turned = sine_old * off, cosine_old * off
+            beside, pivot = cosine * turned + sine * diagonal, cosine * diagonal - sine * turned
+            length = math.hypot(pivot, below)
+            if length <= EXHAUSTED * lanczos.largest:  # singular on what is left of the space
                 break
-            last = scale(1.0 / gamma, axpy(-epsilon, older, axpy(-delta, before, basis)))
-            old_cosine, old_sine, cosine, sine = cosine, sine, gamma_bar / gamma, beta_next / gamma
-            q = axpy(cosine * left, last, q) if taken == 0 else axpy(cosine * signed, last, q)
-            signed = -sine * (left if taken == 0 else signed)
-            left, older, before = abs(signed), before, last
-            previous, taken, first = basis, taken + 1, False
-            if beta_next <= 1e-14 * biggest:  # the Krylov space is exhausted
-                break
-            beta, basis = beta_next, scale(1.0 / beta_next, image)
-        if status is Status.ITERATIONS and left <= self.tolerance * whole:
+            rotations = (cosine, sine), (pivot / length, below / length)
+            direction = scale(1 / length, axpy(-above, older, axpy(-beside, before, lanczos.used)))
+            q = axpy(rotations[1][0] * left, direction, q)
+            left, older, before, taken = -rotations[1][1] * left, before, direction, taken + 1
+        if status is Status.ITERATIONS and abs(left) <= self.tolerance * whole:
             status = Status.OK
-        relative = left / whole if whole > 0 else left
+        relative = abs(left) / whole if whole > 0 else abs(left)
         return Solution(q, status, {"iterations": float(taken), "residual": relative})
+
+
+EXHAUSTED = 1e-14
+"""Lengths below this part of the largest entry count as zero."""
+
+
+class _Lanczos:
+    """An orthonormal basis of the Krylov space, in which the operator is tridiagonal."""
+
+    def __init__(self, image_of: Operator, first: Tree) -> None:
+        self.image_of, self._next = image_of, first
+        self.used, self._previous = first, zeros_like(first)
+        self._off, self.largest, self.going = 0.0, 0.0, True
+
+    def step(self) -> tuple[float, float, float]:
+        """The next column of the tridiagonal matrix: above, on and below the diagonal."""
+        off, self.used = self._off, self._next
+        image = axpy(-off, self._previous, self.image_of(self.used))
+        diagonal = float(dot(self.used, image))
+        image = axpy(-diagonal, self.used, image)
+        below = _norm(image)
+        self.largest = max(self.largest, abs(diagonal), below)
+        self.going = below > EXHAUSTED * self.largest
+        if self.going:
+            self._next = scale(1.0 / below, image)
+        self._previous, self._off = self.used, below
+        return off, diagonal, below
+
+
+def _norm(tree: Tree) -> float:
+    return math.sqrt(float(dot(tree, tree)))

@@ -45,26 +45,28 @@ class Reinforce(Estimator):
 
     def answer(self, lower: Lower, v: Tree, occasion: Occasion) -> Answer:
         del v  # the target's loss itself is the signal
-        baseline: Tensor | None = occasion.memory.get("baseline")
-        known = occasion.loss.new_zeros(()) if baseline is None else baseline
-        advantage = occasion.loss - known
+        known: Tensor | None = occasion.memory.get("baseline")
+        baseline = torch.zeros_like(occasion.loss) if known is None else known
+        advantage = occasion.loss - baseline
         inputs = tuple(leaf for tree in lower.reads.values() for leaf in tree)
         with torch.enable_grad():
             total = torch.stack([_log_prob(lower, sample) for sample in lower.samples]).sum()
-            scores = torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
-        parts = iter(scores)
-        gains = {name: tuple(advantage.to(leaf.dtype) * next(parts) for leaf in tree) for name, tree in lower.reads.items()}
-        first = occasion.loss * (1 - self.decay) if self.decay == 1.0 else occasion.loss
-        occasion.memory["baseline"] = first if baseline is None else known.lerp(occasion.loss, 1 - self.decay)
-        return Answer(gains, stats={"baseline": known, "advantage": advantage})
+            scores = iter(torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True))
+        gains = {
+            name: tuple(advantage.to(leaf.dtype) * next(scores) for leaf in tree) for name, tree in lower.reads.items()
+        }
+        # The mean begins at the first loss, not at zero, unless the baseline is to stay there.
+        start = occasion.loss if known is None and self.decay < 1 else baseline
+        occasion.memory["baseline"] = torch.lerp(start, occasion.loss, 1 - self.decay)
+        return Answer(gains, stats={"baseline": baseline, "advantage": advantage})
 
 
 def _log_prob(lower: Lower, sample: Sample) -> Tensor:
-    found = lower.objective.evaluated(sample, {}).log_prob
-    if not isinstance(found, Tensor) or not found.requires_grad:
-        raise RunError(
-            f"reinforce needs the loss of {lower.name!r} to return {LOG_PROB!r}: the logarithm of the probability of "
-            f"what it has drawn, differentiable by {', '.join(lower.reads)}; it returned "
-            + ("none" if found is None else "one without a gradient" if isinstance(found, Tensor) else repr(found))
-        )
-    return found.sum()
+    found: object = lower.objective.evaluated(sample, {}).log_prob
+    if isinstance(found, Tensor) and found.requires_grad:
+        return found.sum()
+    returned = "none" if found is None else "one without a gradient" if isinstance(found, Tensor) else repr(found)
+    raise RunError(
+        f"reinforce needs the loss of {lower.name!r} to return {LOG_PROB!r}: the logarithm of the probability of what "
+        f"it has drawn, differentiable by {', '.join(lower.reads)}; it returned {returned}"
+    )
