@@ -39,7 +39,10 @@ def judge(batch, net):
 """
 
 
-def spec(again: bool, method: str) -> dict[str, object]:
+REMAT = {"name": "unrolled", "remat": True}
+
+
+def spec(again: bool, method: object) -> dict[str, object]:
     sgd = {"target": "torch.optim.SGD", "lr": 0.05, "momentum": 0.5}
     net = {"module": {"target": "program:Net", "args": {"again": again}}, "loss": "program:fit", "data": "program:data"}
     decay = {"parameters": {"log": {"init": -2.0}}, "loss": "program:judge", "data": "program:data", "optimizer": sgd}
@@ -51,8 +54,10 @@ def spec(again: bool, method: str) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("method", ["finite_difference", "cg", "neumann", "unrolled"])
-def test_checkpointing_changes_no_hypergradient(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["finite_difference", "cg", "neumann", "unrolled", REMAT])
+def test_checkpointing_changes_no_hypergradient(
+    method: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     monkeypatch.chdir(tmp_path)
     found = []

@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 from torch.optim import Optimizer
 
 from betty.backends.torch.objective import ParameterModule, View
-from betty.ir.methods import preset
+from betty.ir.methods import Method, preset
 from tests.support.compare import flat
 from tests.support.optimizers import OptimizerCase
 from tests.support.programs import Built, Part, assemble, edge
@@ -102,8 +102,8 @@ class Lower:
         other.optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
         return other
 
-    def live(self, steps: int) -> Built:
-        """The program whose executor goes on from here, keeping the last ``steps`` updates."""
+    def live(self, steps: int, method: Method | None = None) -> Built:
+        """The program whose executor goes on from here, keeping the last ``steps`` updates, or by another method."""
         first = self.done * self.accumulation
         low = Part(
             name="low",
@@ -115,7 +115,7 @@ class Lower:
             clipping=self.clipping,
         )
         up = Part(name="up", module=self.up, loss=up_loss)
-        return assemble([low, up], [edge("up", "low", preset("unrolled", {"steps": steps}))])
+        return assemble([low, up], [edge("up", "low", method or preset("unrolled", {"steps": steps}))])
 
     def loss_after(self, count: int, change: Tensor) -> float:
         """The upper's loss when the upper has been moved before ``count`` more updates of the lower."""

@@ -37,6 +37,7 @@ def _problem_state(problem: LiveProblem) -> dict[str, Any]:
         "count": problem.count,
         "version": problem.version,
         "accumulated": problem.accumulated,
+        "started_at": problem.started_at,
     }
 
 
@@ -75,3 +76,7 @@ def _restore_problem(problem: LiveProblem, saved: dict[str, Any], path: Path) ->
     problem.kept.clear()
     problem.tape.clear()
     problem.open_segment = None
+    problem.started_at = saved.get("started_at", -1)
+    problem.history.clear()
+    for tangents in problem.tangents.values():
+        tangents.forget()

@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from betty.backends.torch.methods import Aid, Occasion, Status
+from betty.backends.torch.adaptation import remember
+from betty.backends.torch.methods import Occasion, Status
 from betty.backends.torch.objective import Evaluation, Sample
 from betty.backends.torch.program import LiveProblem, Program, preserved
 from betty.backends.torch.random import RandomState, replaying
-from betty.backends.torch.respond import answer_by_estimate, answer_by_solve, answer_by_tape, standing
-from betty.backends.torch.tape import Adjoint, Segment
-from betty.backends.torch.tree import Tree, add, leaves, scale
-from betty.backends.torch.updates import rule_for
+from betty.backends.torch.respond import aid_of, answer_by_estimate, answer_by_solve, answer_by_trajectory, standing
+from betty.backends.torch.tape import Adjoint
+from betty.backends.torch.trajectory.recorder import Recorder
+from betty.backends.torch.tree import Tree, add, detach, scale
+from betty.backends.torch.updates import clip
 from betty.ir.methods import Method
 from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step, Update
 
@@ -70,10 +72,9 @@ class Executor:
     def __init__(self, plan: Plan, program: Program, around: Around | None = None) -> None:
         self.plan, self.program, self.around = plan, program, around
         self._steps = {step.problem: step for step in plan}
-        self._taped_reads = _taped_reads(plan)
+        self._recorder = Recorder(plan, program)
         self._every = {step.problem: _every(step) for step in plan}
         self._reported: set[tuple[str, Status]] = set()
-        self._leaves: dict[str, tuple[tuple[int, ...], Tree]] = {}
         self._run: dict[type[Instruction], Callable[[Frame, Any], None]] = {
             Draw: self._draw,
             Differentiate: self._differentiate,
@@ -89,8 +90,6 @@ class Executor:
         for item in step.instructions:
             if isinstance(item, Draw):
                 problem.kept = deque(problem.kept, maxlen=item.keep)
-            elif isinstance(item, Update):
-                problem.tape = deque(problem.tape, maxlen=item.tape)
 
     def step(self, name: str) -> Outcome:
         """One step of a problem, parameters and all.
@@ -100,10 +99,12 @@ class Executor:
         problem = self.program[name]
         undo = problem.mark()
         try:
-            return self._follow(Frame(problem), self._steps[name].instructions)
+            outcome = self._follow(Frame(problem), self._steps[name].instructions)
         except BaseException:
             undo()
             raise
+        self._recorder.stepped(name)
+        return outcome
 
     def hypergradient(self, name: str, given: Mapping[str, Any] | None = None) -> Outcome:
         """The (hyper)gradient of a problem at the current parameters; nothing is changed.
@@ -139,7 +140,8 @@ class Executor:
         if batch is None and problem.stream is not None:
             batch = problem.stream.peek() if frame.dry else problem.stream.next()
         host = problem.objective.host_draws
-        state = RandomState.capture(self.program.device, host=host) if item.keep else None
+        again = item.keep or self._recorder.looks(problem)
+        state = RandomState.capture(self.program.device, host=host) if again else None
         frame.sample = Sample(batch, state)
         if not frame.dry:
             problem.count += 1
@@ -149,11 +151,9 @@ class Executor:
     def _differentiate(self, frame: Frame, item: Differentiate) -> None:
         assert frame.sample is not None
         problem = frame.problem
-        taped = self._tape_length(problem.name) > 0 and not frame.dry
-        own, stand_ins = problem.parameters, {}
-        if taped:
-            stand_ins = self._open(problem)
-            own = stand_ins[problem.name]
+        stand_ins = {} if frame.dry else self._recorder.open(problem, frame.sample)
+        own, taped = stand_ins.get(problem.name, problem.parameters), bool(stand_ins)
+        if not frame.dry and self._recorder.looks(problem):
             with problem.objective.differentiable():
                 frame.evaluation = problem.objective.standing_in(frame.sample.batch, stand_ins, buffers=False)
         else:
@@ -169,36 +169,15 @@ class Executor:
             tree = tuple(next(parts).detach() for _ in seeds[name])
             self._gain(frame, slot, name, self.program[name].version, tree)
 
-    def _open(self, problem: LiveProblem) -> dict[str, Tree]:
-        """What stands in for the parameters in a differentiable update: copies, by which gradients can be taken."""
-        assert problem.optimizer is not None
-        if problem.open_segment is None:
-            problem.open_segment = Segment.open(problem.version, problem.parameters, problem.optimizer)
-        stand_ins = {problem.name: problem.open_segment.before}
-        for name in self._taped_reads[problem.name]:
-            stand_ins[name] = self._leaves_of(name)
-            problem.open_segment.read(name, self.program[name].version, stand_ins[name])
-        return stand_ins
-
-    def _leaves_of(self, name: str) -> Tree:
-        """Copies of a problem's parameters as they stand, shared by all updates that read the same values."""
-        problem = self.program[name]
-        # Parameters change without an update as well: a callback projects them, a checkpoint is loaded.
-        edits = (problem.version, *(parameter._version for parameter in problem.parameters))
-        if name not in self._leaves or self._leaves[name][0] != edits:
-            self._leaves[name] = (edits, leaves(problem.parameters))
-        return self._leaves[name][1]
-
     def _respond(self, frame: Frame, item: Respond) -> None:
         adjoint = frame.adjoints.pop(item.slot, None)
         if adjoint is None:
             return
         into = dict(item.into)
         if item.method.trajectory:
-            steps = item.method.steps or 1
-            for reading, tree in answer_by_tape(self.program[item.problem], adjoint, steps):
-                if reading.problem in into:
-                    self._gain(frame, into[reading.problem], reading.problem, reading.version, tree)
+            lower = self.program[item.problem]
+            for name, version, tree in answer_by_trajectory(lower, adjoint, item, frame.problem.name):
+                self._gain(frame, into[name], name, version, tree)
             return
         for name, tree in self._gains(frame, item, adjoint).items():
             self._gain(frame, into[name], name, self.program[name].version, tree)
@@ -210,7 +189,7 @@ class Executor:
         point = standing(lower, self._samples(frame, lower, item.method), reads)
         memory = self._memory(frame, item.slot)
         if item.method.implicit:
-            aid = Aid(start=memory.get("solution"), seed=frame.problem.count)
+            aid = aid_of(lower, memory.get("solution"), seed=frame.problem.version)
             gains, solution = answer_by_solve(point, adjoint, item.method, aid)
             status, stats = solution.status, solution.stats
             if dict(item.method.solver.options).get("warm_start"):
@@ -266,30 +245,40 @@ class Executor:
         _advance(problem, frame)
 
     def _apply(self, problem: LiveProblem, item: Update) -> None:
-        optimizer, segment = problem.optimizer, problem.open_segment
-        assert optimizer is not None
-        if item.tape and segment is not None:
-            rule = rule_for(optimizer)
-            assert rule is not None
-            if item.every > 1 and segment.gradient is not None:
-                segment.gradient = scale(1 / item.every, segment.gradient)
-            segment.close(rule, optimizer, problem.parameters, problem.gradient_clipping)
-            problem.tape.append(segment)
-            problem.open_segment = None
-            return
-        gradient, problem.accumulated = problem.accumulated or (), None
+        gradient = self._averaged(problem, item)
+        if item.remember:
+            assert problem.optimizer is not None
+            clipped = clip(detach(gradient), problem.gradient_clipping)
+            problem.last = remember(problem.optimizer, problem.parameters, clipped)
+        groups = self._recorder.prepare(problem, gradient, item)
+        if item.tape:
+            self._recorder.close_segment(problem, groups)
+        elif not (item.replay and self._recorder.move(problem, gradient, groups)):
+            _move(problem, gradient)
+        self._recorder.closed(problem, groups)
+
+    def _averaged(self, problem: LiveProblem, item: Update) -> Tree:
+        """The mean gradient of an update's micro-batches, with its graph where that is kept."""
+        segment = problem.open_segment if item.tape else None
+        gradient = (segment.gradient if segment else problem.accumulated) or ()
         if item.every > 1:
             gradient = scale(1 / item.every, gradient)
-        for parameter, part in zip(problem.parameters, gradient, strict=True):
-            parameter.grad = part
-        if problem.gradient_clipping is not None:
-            torch.nn.utils.clip_grad_norm_(problem.parameters, problem.gradient_clipping)
-        optimizer.step()
-        for parameter in problem.parameters:
-            parameter.grad = None
+        if segment is not None:
+            segment.gradient = gradient
+        problem.accumulated = None
+        return gradient
 
-    def _tape_length(self, name: str) -> int:
-        return self.program[name].tape.maxlen or 0
+
+def _move(problem: LiveProblem, gradient: Tree) -> None:
+    """Let the optimiser apply a gradient."""
+    assert problem.optimizer is not None
+    for parameter, part in zip(problem.parameters, gradient, strict=True):
+        parameter.grad = part
+    if problem.gradient_clipping is not None:
+        torch.nn.utils.clip_grad_norm_(problem.parameters, problem.gradient_clipping)
+    problem.optimizer.step()
+    for parameter in problem.parameters:
+        parameter.grad = None
 
 
 def _advance(problem: LiveProblem, frame: Frame) -> None:
@@ -304,16 +293,6 @@ def _advance(problem: LiveProblem, frame: Frame) -> None:
         # The scheduler warns unless it has seen the optimiser step; a differentiable update has stepped for it.
         problem.optimizer._opt_called = True  # type: ignore[union-attr]
         scheduler.step()
-
-
-def _taped_reads(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """For every problem, the problems into which a reverse sweep over its updates passes something."""
-    found: dict[str, dict[str, None]] = {step.problem: {} for step in plan}
-    for step in plan:
-        for response in step.responses:
-            if response.method.trajectory:
-                found[response.problem].update((name, None) for name, _ in response.into)
-    return {name: tuple(reads) for name, reads in found.items()}
 
 
 def _every(step: Step) -> int:

@@ -17,7 +17,6 @@ from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.swap import Buffers, Places
 from betty.backends.torch.tree import Tree
 
-
 LOG_PROB = "log_prob"
 """Key of a loss's result for the logarithm of the probability of what it has drawn."""
 
@@ -110,7 +109,7 @@ class Objective:
         self._views = {key: View(key, module, fixed=True) for key, module in modules.items()}
         self._loose = {key: View(key, module) for key, module in modules.items()}
         self._parameters = {key: Places(module) for key, module in modules.items()}
-        self._buffers = Buffers(modules.values())
+        self.buffers = Buffers(modules.values())
         self.host_draws = may_draw(loss, modules.values())
         self._recurrent = any(isinstance(part, nn.RNNBase) for one in modules.values() for part in one.modules())
 
@@ -157,7 +156,7 @@ class Objective:
                 if name in self._parameters:
                     stack.enter_context(self._parameters[name].holding(tensors))
             if buffers:
-                stack.enter_context(self._buffers.spared())
+                stack.enter_context(self.buffers.spared())
             yield
 
     def held(self, batch: Any) -> Evaluation:
@@ -173,8 +172,10 @@ class Objective:
         with ExitStack() as stack:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if self._recurrent:
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+                # Left to itself this would switch on TF32 as well, and warn where there is none.
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
+                if self.device.type == "cuda":
+                    stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             yield
 
     def _evaluate(self, batch: Any, views: Mapping[str, View], *, lenient: bool = False) -> Evaluation:

@@ -15,10 +15,14 @@ from torch.optim import Optimizer
 from betty.backends.torch.objective import Objective, Sample, trainable, trainable_names
 from betty.backends.torch.stream import Stream
 from betty.backends.torch.swap import Buffers
+from betty.backends.torch.trajectory.history import History
+from betty.backends.torch.trajectory.tuning import Tuned
 from betty.backends.torch.tree import Tree
 
 if TYPE_CHECKING:
+    from betty.backends.torch.adaptation import LastUpdate
     from betty.backends.torch.tape import Segment
+    from betty.backends.torch.trajectory.tangents import Tangents
 
 
 @dataclass(eq=False, kw_only=True)
@@ -33,6 +37,8 @@ class LiveProblem:
         scheduler: Stepped after every update, or ``None``.
         stream: Micro-batches, or ``None`` where the loss takes no batch.
         gradient_clipping: Largest norm of an update's gradient, or ``None``.
+        tuned: Hyperparameters of the optimiser that are parameters of other problems.
+        starts_from: The problem at whose parameters this one begins anew after every step of it, or none.
     """
 
     name: str
@@ -42,6 +48,8 @@ class LiveProblem:
     scheduler: Any = None
     stream: Stream | None = None
     gradient_clipping: float | None = None
+    tuned: tuple[Tuned, ...] = ()
+    starts_from: str = ""
     count: int = 0
     """Micro-batches so far."""
     version: int = 0
@@ -52,8 +60,16 @@ class LiveProblem:
     """The last differentiable updates; as many as the plan's ``update`` records."""
     open_segment: Segment | None = None
     """A differentiable update whose micro-batches are not complete yet."""
+    history: History = field(default_factory=lambda: History(0))
+    """Records of the last updates; as many as the plan's ``update`` replays."""
+    tangents: dict[str, Tangents] = field(default_factory=dict)
+    """Derivatives of the parameters that are carried along, by the target that they are for."""
+    started_at: int = -1
+    """Micro-batches of ``starts_from`` when this problem began anew; below zero before the first time."""
     accumulated: Tree | None = None
     """Sum of the gradients since the last update."""
+    last: LastUpdate | None = None
+    """What of the last update the optimiser's adaptation needs, where the plan has it remembered."""
     memories: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What the responses in this problem's hypergradient have left for its next step, by slot."""
 
@@ -65,6 +81,9 @@ class LiveProblem:
         """A call that takes back what has been accumulated since; it does nothing once an update was made."""
         count, version, accumulated, segment = self.count, self.version, self.accumulated, self.open_segment
         gradient, read = (segment.gradient, len(segment.readings)) if segment else (None, 0)
+        record = self.history.open
+        micros = len(record.micros) if record else 0
+        carried = [tangents.mark() for tangents in self.tangents.values()]
 
         def undo() -> None:
             if self.version != version:
@@ -73,6 +92,11 @@ class LiveProblem:
             if segment is not None:
                 segment.gradient = gradient
                 del segment.readings[read:]
+            self.history.open = record
+            if record is not None:
+                del record.micros[micros:]
+            for take_back in carried:
+                take_back()
 
         return undo
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 
+from betty.backends.torch.adaptation import adapt, diagonal
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.methods import Aid, Answer, Lower, Occasion, Solution, estimator, inverse, product
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.program import LiveProblem
 from betty.backends.torch.tape import Adjoint, Reading, Segment, sweep
+from betty.backends.torch.trajectory.again import segments_again
 from betty.backends.torch.tree import Tree, scale
 from betty.ir.methods import Method
+from betty.ir.plan import Respond
 
 
-def answer_by_solve(
-    point: Lower, adjoint: Adjoint, method: Method, aid: Aid
-) -> tuple[dict[str, Tree], Solution]:
+def answer_by_solve(point: Lower, adjoint: Adjoint, method: Method, aid: Aid) -> tuple[dict[str, Tree], Solution]:
     r"""Gain ``-(dg/dx)^T q`` for every problem ``x`` in ``point.reads``, with ``q ~ H^-1 adjoint``.
 
     The implicit function theorem at :math:`g(\theta, x) = \nabla_\theta L = 0`, linearised at the live parameters
@@ -32,6 +34,22 @@ def answer_by_solve(
         solution = inverse(method.solver).solve(linearization.hessian, v or (), aid)
         pulled = linearization.pull(solution.value)
     return {name: scale(-1.0, tree) for name, tree in pulled.items()}, solution
+
+
+def aid_of(lower: LiveProblem, start: Tree | None, seed: int) -> Aid:
+    """What may help a solve: the last solution, and what the lower's optimiser has made of its last gradient.
+
+    Before the lower's first update, and where nothing is remembered, its optimiser counts as gradient descent.
+    """
+    last, optimizer = lower.last, lower.optimizer
+    if last is None or optimizer is None:
+        return Aid(start=start, seed=seed)
+    return Aid(
+        start=start,
+        adapt=partial(adapt, last, optimizer, lower.parameters),
+        diagonal=partial(diagonal, last, optimizer, lower.parameters),
+        seed=seed,
+    )
 
 
 def answer_by_estimate(point: Lower, adjoint: Adjoint, method: Method, occasion: Occasion) -> Answer:
@@ -50,20 +68,61 @@ def standing(lower: LiveProblem, samples: tuple[Sample, ...], reads: Mapping[str
     return Lower(lower.name, lower.objective, samples, lower.parameters, reads)
 
 
-def answer_by_tape(lower: LiveProblem, adjoint: Adjoint, steps: int) -> Iterator[tuple[Reading, Tree]]:
-    """Differentiate the last ``steps`` updates of ``lower`` in reverse; what each thing read gains.
-
-    Exact as the derivative of what those updates have computed; what lies before them counts as constant.
+def answer_by_trajectory(
+    lower: LiveProblem, adjoint: Adjoint, response: Respond, target: str
+) -> Iterator[tuple[str, int, Tree]]:
+    """What every problem read gains, and at which version it was read, from the lower's own updates.
 
     Raises:
         RunError: The lower has made no update yet.
     """
+    method, into = response.method, dict(response.into)
+    if not method.unrolled:
+        for name, tree in answer_by_tangents(lower, adjoint, target).items():
+            if name in into:
+                yield name, 0, tree
+        return
+    updates = answer_again if method.solver["remat"] else answer_by_tape
+    for reading, tree in updates(lower, adjoint, method.steps or 1, into):
+        if reading.problem in into:
+            yield reading.problem, reading.version, tree
+
+
+def answer_by_tape(
+    lower: LiveProblem, adjoint: Adjoint, steps: int, into: Container[str] = ()
+) -> Iterator[tuple[Reading, Tree]]:
+    """Differentiate the last ``steps`` updates of ``lower`` in reverse; what each thing read gains.
+
+    Exact as the derivative of what those updates have computed; what lies before them counts as constant.
+    """
+    del into  # the graphs have what they have
     segments = list(lower.tape)[-steps:]
     if not segments:
-        raise RunError(f"{lower.name!r} has made no update yet: there is no trajectory to differentiate")
+        raise _no_update(lower)
+    return sweep(reversed(segments), adjoint, partial(_holding, lower))
 
-    def holding(segment: Segment) -> AbstractContextManager[None]:
-        read = {reading.problem: reading.tensors for reading in segment.readings}
-        return lower.objective.holding({lower.name: segment.before, **read}, buffers=True)
 
-    return sweep(segments, adjoint, holding)
+def answer_again(
+    lower: LiveProblem, adjoint: Adjoint, steps: int, into: Container[str]
+) -> Iterator[tuple[Reading, Tree]]:
+    """The same from records: each block of updates is computed again, swept and forgotten."""
+    if not lower.history.records:
+        raise _no_update(lower)
+    segments = segments_again(lower, lower.history, steps, into)
+    return sweep(segments, adjoint, partial(_holding, lower), retain=False)
+
+
+def answer_by_tangents(lower: LiveProblem, adjoint: Adjoint, target: str) -> dict[str, Tree]:
+    """The same from derivatives that were carried along for ``target``."""
+    if not lower.version:
+        raise _no_update(lower)
+    return lower.tangents[target].response(adjoint.total() or ())
+
+
+def _no_update(lower: LiveProblem) -> RunError:
+    return RunError(f"{lower.name!r} has made no update yet: there is no trajectory to differentiate")
+
+
+def _holding(lower: LiveProblem, segment: Segment) -> AbstractContextManager[None]:
+    read = {reading.problem: reading.tensors for reading in segment.readings}
+    return lower.objective.holding({lower.name: segment.before, **read}, buffers=True)

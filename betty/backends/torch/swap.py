@@ -13,6 +13,10 @@ Place = tuple[Any, Any]
 """A dict or list of a module, and the key or index under which it holds a tensor."""
 
 
+BufferValues = tuple[dict[str, Tensor | None], ...]
+"""Buffers by the module that holds them, and by name."""
+
+
 class Places:
     """Where a module keeps its trainable parameters.
 
@@ -62,7 +66,7 @@ class Buffers:
     @contextmanager
     def spared(self, stand_in: Callable[[Tensor], Tensor] = torch.clone) -> Iterator[None]:
         """Let modules write to stand-ins; their own buffers are back afterwards, unwritten, in any case."""
-        before = [dict(held) for held in self._held]
+        before = self.held()
         copies: dict[int, Tensor] = {}  # a buffer in several places has one stand-in
         try:
             for held, own in zip(self._held, before, strict=True):
@@ -71,9 +75,42 @@ class Buffers:
                         held[name] = copies.setdefault(id(tensor), stand_in(tensor))
             yield
         finally:
-            for held, own in zip(self._held, before, strict=True):
-                held.clear()
-                held.update(own)
+            self._put(before)
+
+    def values(self) -> BufferValues:
+        """Copies of the buffers as they stand, place by place."""
+        return copied(self.held())
+
+    def held(self) -> BufferValues:
+        """The tensors that are in place now."""
+        return tuple(dict(held) for held in self._held)
+
+    @contextmanager
+    def holding(self, values: BufferValues) -> Iterator[None]:
+        """Let modules use and write to ``values``; their own buffers are back afterwards in any case."""
+        before = self.held()
+        try:
+            self._put(values)
+            yield
+        finally:
+            self._put(before)
+
+    def _put(self, values: BufferValues) -> None:
+        for held, own in zip(self._held, values, strict=True):
+            held.clear()
+            held.update(own)
+
+
+def copied(values: BufferValues) -> BufferValues:
+    """Detached copies; a buffer in several places stays one."""
+    known: dict[int, Tensor] = {}
+
+    def once(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        return known.setdefault(id(tensor), tensor.detach().clone())
+
+    return tuple({name: once(tensor) for name, tensor in held.items()} for held in values)
 
 
 def _held(module: nn.Module) -> Iterator[tuple[Any, Any, Tensor]]:

@@ -10,16 +10,17 @@ therefore kept by version, and enters the sweep where it belongs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from betty.backends.torch.tree import Tree, add, leaves
-from betty.backends.torch.updates import Rule, State, clip
+from betty.backends.torch.updates import Group, Rule, State, clip
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,8 @@ class Segment:
     before: Tree
     state_before: tuple[State, ...]
     readings: list[Reading] = field(default_factory=list)
+    origin: Reading | None = None
+    """Where the parameters of ``before`` were copied from, if this update begins anew from another problem's."""
     gradient: Tree | None = None
     after: Tree = ()
     state_after: tuple[State, ...] = ()
@@ -47,11 +50,13 @@ class Segment:
     @classmethod
     def open(cls, version: int, parameters: Tree, optimizer: Optimizer) -> Segment:
         """Begin an update at the live parameters and optimiser state, both copied as leaves."""
-        states = tuple(
-            {key: _leaf(key, value) for key, value in optimizer.state.get(parameter, {}).items() if value is not None}
-            for parameter in parameters
-        )
-        return cls(version, leaves(parameters), states)
+        return cls.of(version, parameters, [optimizer.state.get(parameter, {}) for parameter in parameters])
+
+    @classmethod
+    def of(cls, version: int, parameters: Tree, states: Iterable[Mapping[str, Any]]) -> Segment:
+        """Begin an update at any parameters and the optimiser state beside each, all copied as leaves."""
+        copied = ({key: _leaf(key, value) for key, value in one.items() if value is not None} for one in states)
+        return cls(version, leaves(parameters), tuple(copied))
 
     def read(self, problem: str, version: int, tensors: Tree) -> None:
         """Note what a micro-batch reads; micro-batches that read the same tensors are one reading."""
@@ -62,31 +67,56 @@ class Segment:
         """Add the gradient of one more micro-batch, with its graph."""
         self.gradient = tuple(gradient) if self.gradient is None else add(self.gradient, gradient)
 
-    def close(self, rule: Rule, optimizer: Optimizer, parameters: Tree, largest: float | None) -> None:
-        """Apply the update, as part of the graph and to the live parameters and optimiser state.
+    def close(self, rule: Rule, groups: Sequence[Group | None], largest: float | None) -> None:
+        """Apply the update, as part of the graph.
 
-        Parameters that the optimiser does not hold stay as they are.
+        Args:
+            rule: The optimiser's update.
+            groups: Hyperparameters of each parameter; those without any stay as they are.
+            largest: Norm to which the gradient is clipped, or ``None``.
         """
-        groups = {id(leaf): group for group in optimizer.param_groups for leaf in group["params"]}
-        gradient = clip(self.gradient or (), largest)
         with torch.enable_grad():
-            moved = [
-                rule(before, part, state, groups[id(live)]) if id(live) in groups else (before, state)
-                for before, part, state, live in zip(self.before, gradient, self.state_before, parameters, strict=True)
-            ]
-        self.after = tuple(parameter for parameter, _ in moved)
-        self.state_after = tuple(state for _, state in moved)
-        with torch.no_grad():
-            torch._foreach_copy_(list(parameters), [leaf.detach() for leaf in self.after])
-        for live, state in zip(parameters, self.state_after, strict=True):
-            if id(live) in groups:
-                # Copies: torch.optim may take over in place, and the graph still needs the values it has saved.
-                optimizer.state[live] = {key: value.detach().clone() for key, value in state.items()}
+            gradient = clip(self.gradient or (), largest)
+            self.after, self.state_after = updated(rule, self.before, gradient, self.state_before, groups)
 
 
 def _leaf(key: str, value: Tensor) -> Tensor:
     copied = value.detach().clone()
     return copied if key == "step" else copied.requires_grad_()
+
+
+def updated(
+    rule: Rule, parameters: Tree, gradient: Tree, states: Sequence[State], groups: Sequence[Group | None]
+) -> tuple[Tree, tuple[State, ...]]:
+    """Parameters and optimiser states after an update; as they were where ``groups`` has ``None``."""
+    parts = zip(parameters, gradient, states, groups, strict=True)
+    moved = [(leaf, state) if group is None else rule(leaf, part, state, group) for leaf, part, state, group in parts]
+    return tuple(leaf for leaf, _ in moved), tuple(state for _, state in moved)
+
+
+def holders(optimizer: Optimizer, parameters: Tree) -> tuple[Group | None, ...]:
+    """The hyperparameters of each parameter as they stand; ``None`` for one that the optimiser does not hold."""
+    found: dict[int, Group] = {}
+    for group in optimizer.param_groups:
+        values = {key: _still(value) for key, value in group.items() if key != "params"}
+        found.update((id(parameter), values) for parameter in group["params"])
+    return tuple(found.get(id(parameter)) for parameter in parameters)
+
+
+def _still(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def write(
+    optimizer: Optimizer, parameters: Tree, after: Tree, states: Sequence[State], groups: Sequence[Group | None]
+) -> None:
+    """Give the live parameters and the optimiser what an update has computed."""
+    with torch.no_grad():
+        torch._foreach_copy_(list(parameters), [leaf.detach() for leaf in after])
+    for live, state, group in zip(parameters, states, groups, strict=True):
+        if group is not None:
+            # Copies: torch.optim may take over in place, and the graph still needs the values it has saved.
+            optimizer.state[live] = {key: value.detach().clone() for key, value in state.items()}
 
 
 class Adjoint:
@@ -113,17 +143,21 @@ def _as_it_is(segment: Segment) -> AbstractContextManager[None]:
 
 
 def sweep(
-    segments: Sequence[Segment],
+    segments: Iterable[Segment],
     adjoint: Adjoint,
     holding: Callable[[Segment], AbstractContextManager[None]] = _as_it_is,
+    *,
+    retain: bool = True,
 ) -> Iterator[tuple[Reading, Tree]]:
-    """Pass ``adjoint`` back through ``segments`` (oldest first); what each reading gains, newest first.
+    """Pass ``adjoint`` back through ``segments`` (newest first); what each reading gains, newest first.
 
-    Parameters and optimiser state at the start of the oldest segment count as constant. ``holding`` lets the modules
-    hold what a segment was computed with, for code that activation checkpointing evaluates again.
+    Parameters and optimiser state at the start of the oldest segment count as constant, unless the parameters were
+    copied from another problem's: that gains what arrives there. ``holding`` lets the modules hold what a segment was
+    computed with, for code that activation checkpointing evaluates again. With ``retain`` the graphs stay as they
+    are, for another sweep.
     """
     cotangent: dict[Key, Tensor] = {}
-    for segment in reversed(segments):
+    for segment in segments:
         for index, tree in enumerate(adjoint.by_version.get(segment.version + 1, ())):
             known = cotangent.get((index, ""))
             cotangent[index, ""] = tree if known is None else known + tree
@@ -137,7 +171,7 @@ def sweep(
                 [outputs[key] for key in reached],
                 [*inputs.values(), *readings],
                 [cotangent[key] for key in reached],
-                retain_graph=True,
+                retain_graph=retain,
                 allow_unused=True,
                 materialize_grads=True,
             )
@@ -145,6 +179,9 @@ def sweep(
         parts = iter(found[len(inputs) :])
         for reading in segment.readings:
             yield reading, tuple(next(parts) for _ in reading.tensors)
+        if segment.origin is not None:
+            yield segment.origin, tuple(cotangent[index, ""] for index in range(len(segment.before)))
+            return
 
 
 Key = tuple[int, str]

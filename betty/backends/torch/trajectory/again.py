@@ -1,0 +1,127 @@
+"""Rematerialisation: updates are computed again from records, a block at a time, this time with their graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from betty.backends.torch.random import replaying
+from betty.backends.torch.swap import BufferValues, copied
+from betty.backends.torch.tape import Reading, Segment
+from betty.backends.torch.trajectory.history import History, Micro, Record
+from betty.backends.torch.trajectory.tuning import tuned_groups
+from betty.backends.torch.tree import Tree, detach, scale
+from betty.backends.torch.updates import rule_for
+
+if TYPE_CHECKING:
+    from betty.backends.torch.program import LiveProblem
+
+
+def segments_again(problem: LiveProblem, history: History, steps: int, into: Container[str]) -> Iterator[Segment]:
+    r"""The last ``steps`` updates with their graphs, newest first; at most ``history.stride`` graphs at any time.
+
+    With one state kept for every :math:`\sqrt n` updates, and one block of as many graphs, memory grows as
+    :math:`\sqrt n`; every update is computed twice in all.
+
+    Args:
+        problem: Whose updates; left as it is.
+        history: Their records.
+        steps: How many of them.
+        into: Problems that are differentiated by; others count as constant.
+    """
+    for records, first in reversed(history.blocks(steps)):
+        block = _block(problem, records, first, into)
+        while block:
+            yield block.pop()  # nothing here may hold on to a graph that has been swept
+
+
+def _block(problem: LiveProblem, records: Sequence[Record], first: int, into: Container[str]) -> list[Segment]:
+    """The segments of a block from its ``first`` record on; what lies before is run through without a graph."""
+    start = records[0].start
+    assert start is not None
+    parameters, states, buffers = start.parameters, start.states, start.buffers
+    done: list[Segment] = []
+    for index, record in enumerate(records):
+        segment = Segment.of(record.version, parameters, states)
+        segment.origin = record.origin
+        buffers = _update(problem, record, segment, buffers, into, graph=index >= first)
+        parameters = detach(segment.after)
+        states = tuple({key: value.detach() for key, value in state.items()} for state in segment.state_after)
+        if index >= first:
+            done.append(segment)
+    return done
+
+
+def _update(
+    problem: LiveProblem,
+    record: Record,
+    segment: Segment,
+    buffers: BufferValues,
+    into: Container[str],
+    *,
+    graph: bool,
+) -> BufferValues:
+    """Compute one update again; the buffers that it leaves."""
+    assert problem.optimizer is not None
+    rule = rule_for(problem.optimizer)
+    assert rule is not None
+    for micro in record.micros:
+        buffers = _evaluate(problem, micro, segment, buffers, into, graph=graph)
+    if len(record.micros) > 1 and segment.gradient is not None:
+        segment.gradient = scale(1 / len(record.micros), segment.gradient)
+    readings = [_meant(reading, into) for reading in record.tuners]
+    for reading in readings:
+        if reading.problem in into:
+            segment.read(reading.problem, reading.version, reading.tensors)
+    with torch.set_grad_enabled(graph):
+        groups = tuned_groups(record.groups, problem.tuned, {one.problem: one.tensors for one in readings})
+    segment.close(rule, groups, problem.gradient_clipping)
+    return buffers
+
+
+def _evaluate(
+    problem: LiveProblem,
+    micro: Micro,
+    segment: Segment,
+    buffers: BufferValues,
+    into: Container[str],
+    *,
+    graph: bool,
+) -> BufferValues:
+    """Add the gradient of one micro-batch; buffers are written to as they were."""
+    objective = problem.objective
+    readings = [_meant(reading, into) for reading in micro.readings]
+    for reading in readings:
+        if reading.problem in into:
+            segment.read(reading.problem, reading.version, reading.tensors)
+    stand_ins = {problem.name: segment.before, **{one.problem: one.tensors for one in readings}}
+    # Copies: the graph may have saved the buffers of one evaluation, and the next one writes to them.
+    values, device = copied(buffers), objective.device
+    with (
+        replaying(micro.sample.random, device, host=objective.host_draws),
+        objective.differentiable(),
+        objective.buffers.holding(values),
+        objective.holding(stand_ins),
+        torch.enable_grad(),
+    ):
+        loss = objective.held(micro.sample.batch).loss
+        gradient = torch.autograd.grad(
+            loss, segment.before, create_graph=graph, allow_unused=True, materialize_grads=True
+        )
+        after = objective.buffers.held()
+    segment.gain(gradient)
+    return after
+
+
+def _meant(reading: Reading, into: Container[str]) -> Reading:
+    """The reading itself where it is differentiated by, else as a constant."""
+    if reading.problem in into:
+        return reading
+    return Reading(reading.problem, reading.version, detach(reading.tensors))
+
+
+def tensors_of(readings: Sequence[Reading]) -> dict[str, Tree]:
+    """What readings have seen, by problem."""
+    return {reading.problem: reading.tensors for reading in readings}

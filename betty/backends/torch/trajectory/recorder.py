@@ -1,0 +1,223 @@
+"""What is kept of a problem's updates while they are made, as the plan asks for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+import torch
+from torch.optim import Optimizer
+
+from betty.backends.torch.objective import Sample
+from betty.backends.torch.program import LiveProblem, Program
+from betty.backends.torch.tape import Reading, Segment, holders, updated, write
+from betty.backends.torch.trajectory.history import History, Micro
+from betty.backends.torch.trajectory.tangents import Tangents
+from betty.backends.torch.trajectory.tuning import show, tuned_groups, values_of
+from betty.backends.torch.tree import Tree, detach, leaves
+from betty.backends.torch.updates import Group, clip, rule_for
+from betty.ir.plan import Plan, Step, Update
+
+
+class Recorder:
+    """Keeps graphs, records and tangents of all problems' updates, and begins trajectories anew.
+
+    A micro-batch is :meth:`open`-ed before its loss is evaluated; an update is made by :meth:`update`.
+
+    Args:
+        plan: What to keep, of which problem.
+        program: The problems; what is kept hangs on them.
+    """
+
+    def __init__(self, plan: Plan, program: Program) -> None:
+        self.program = program
+        self._into = passed_into(plan)
+        self._updates = {step.problem: update for step in plan if (update := _update_of(step))}
+        self._leaves: dict[str, tuple[tuple[int, ...], Tree]] = {}
+        for step in plan:
+            self._make_room(plan, step)
+
+    def _make_room(self, plan: Plan, step: Step) -> None:
+        problem, update = self.program[step.problem], self._updates.get(step.problem)
+        if update is None:
+            return
+        problem.tape = deque(problem.tape, maxlen=update.tape)
+        problem.history = History(update.replay)
+        problem.tangents = {target: _tangents(plan, step.problem, target) for target in update.tangents}
+
+    def into(self, name: str) -> tuple[str, ...]:
+        """The problems into which looking back on the updates of ``name`` passes something."""
+        return self._into[name]
+
+    def looks(self, problem: LiveProblem) -> bool:
+        """Whether anything of the problem's updates is kept, so that their random states must be."""
+        item = self._updates.get(problem.name)
+        return item is not None and bool(item.tape or item.replay or item.tangents)
+
+    def open(self, problem: LiveProblem, sample: Sample) -> dict[str, Tree]:
+        """Before a micro-batch is evaluated; what stands in for parameters, if its graph is to be kept."""
+        item = self._updates.get(problem.name)
+        if item is None:
+            return {}
+        origin = None
+        if (problem.count - 1) % item.every == 0:
+            origin = self._anew(problem)
+        self._note(problem, item, sample, origin)
+        if not item.tape:
+            return {}
+        return self._open_segment(problem, origin)
+
+    def _anew(self, problem: LiveProblem) -> Reading | None:
+        """Begin at another problem's parameters, if that has stepped since this one has done so last."""
+        name = problem.starts_from
+        if not name or problem.started_at == self.program[name].count:
+            return None
+        source = self.program[name]
+        problem.started_at = source.count
+        with torch.no_grad():
+            torch._foreach_copy_(list(problem.parameters), list(source.parameters))
+        _optimizer(problem).state.clear()
+        problem.tape.clear()
+        return self._reading(name)
+
+    def _note(self, problem: LiveProblem, item: Update, sample: Sample, origin: Reading | None) -> None:
+        """What records and tangents need of a micro-batch."""
+        first = (problem.count - 1) % item.every == 0
+        if item.replay:
+            history = problem.history
+            if first:
+                history.begin(problem, origin)
+            assert history.open is not None
+            others = [name for name in problem.objective.modules if name != problem.name]
+            history.open.micros.append(Micro(sample, tuple(self._reading(name) for name in others)))
+        for tangents in problem.tangents.values():
+            if first:
+                tangents.begin(problem, self._live(tangents.by), origin.problem if origin else None)
+            tangents.gain(problem, sample, self._live(tangents.by))
+
+    def _open_segment(self, problem: LiveProblem, origin: Reading | None) -> dict[str, Tree]:
+        """What stands in for the parameters in a differentiable update: copies, by which gradients can be taken."""
+        if problem.open_segment is None:
+            problem.open_segment = Segment.open(problem.version, problem.parameters, _optimizer(problem))
+            problem.open_segment.origin = origin
+        stand_ins = {problem.name: problem.open_segment.before}
+        for name in self._into[problem.name]:
+            reading = self._reading(name)
+            stand_ins[name] = reading.tensors
+            problem.open_segment.read(name, reading.version, reading.tensors)
+        return stand_ins
+
+    def _reading(self, name: str) -> Reading:
+        """A problem's parameters as they stand, as copies shared by all updates that read the same values."""
+        problem = self.program[name]
+        # Parameters change without an update as well: a callback projects them, a checkpoint is loaded.
+        edits = (problem.version, *(parameter._version for parameter in problem.parameters))
+        if name not in self._leaves or self._leaves[name][0] != edits:
+            self._leaves[name] = (edits, leaves(problem.parameters))
+        return Reading(name, problem.version, self._leaves[name][1])
+
+    def _live(self, names: tuple[str, ...]) -> Mapping[str, Tree]:
+        return {name: self.program.parameters(name) for name in names}
+
+    def groups(self, problem: LiveProblem) -> tuple[Group | None, ...]:
+        """Hyperparameters of each parameter for the update to come; the optimiser shows those that are tuned."""
+        optimizer = _optimizer(problem)
+        tuners = tuple({one.problem: None for one in problem.tuned})
+        show(optimizer, values_of(problem.tuned, {name: detach(self.program.parameters(name)) for name in tuners}))
+        return holders(optimizer, problem.parameters)
+
+    def prepare(self, problem: LiveProblem, gradient: Tree, item: Update) -> tuple[Group | None, ...]:
+        """Carry tangents through the update that ``gradient`` (averaged, not clipped) is about to make."""
+        if not (problem.tuned or self.looks(problem)):
+            return ()
+        groups = self.groups(problem)
+        for tangents in problem.tangents.values():
+            tuners = tuple({one.problem: None for one in problem.tuned} | dict.fromkeys(tangents.by))
+            tangents.close(problem, detach(gradient), groups, self._live(tuners), item.every)
+        return groups
+
+    def close_segment(self, problem: LiveProblem, groups: tuple[Group | None, ...]) -> None:
+        """Make the update that the open segment stands for."""
+        segment, optimizer = problem.open_segment, _optimizer(problem)
+        rule = rule_for(optimizer)
+        assert segment is not None and rule is not None
+        readings = self._tuners(problem)
+        for reading in readings.values():
+            segment.read(reading.problem, reading.version, reading.tensors)
+        segment.close(
+            rule,
+            tuned_groups(groups, problem.tuned, {name: reading.tensors for name, reading in readings.items()}),
+            problem.gradient_clipping,
+        )
+        write(optimizer, problem.parameters, segment.after, segment.state_after, groups)
+        problem.tape.append(segment)
+        problem.open_segment = None
+
+    def move(self, problem: LiveProblem, gradient: Tree, groups: tuple[Group | None, ...]) -> bool:
+        """Make the update by the differentiable rule, so that it can be computed again bit for bit.
+
+        ``False``, and nothing has moved, if the optimiser has no such rule.
+        """
+        optimizer = _optimizer(problem)
+        rule = rule_for(optimizer)
+        if rule is None:
+            return False
+        states = [
+            {key: value for key, value in optimizer.state.get(live, {}).items() if value is not None}
+            for live in problem.parameters
+        ]
+        values = {name: detach(reading.tensors) for name, reading in self._tuners(problem).items()}
+        after, states_after = updated(
+            rule,
+            detach(problem.parameters),
+            clip(gradient, problem.gradient_clipping),
+            states,
+            tuned_groups(groups, problem.tuned, values),
+        )
+        write(optimizer, problem.parameters, after, states_after, groups)
+        return True
+
+    def closed(self, problem: LiveProblem, groups: tuple[Group | None, ...]) -> None:
+        """Take the records of an update in, after it has been made."""
+        if problem.history.open is not None:
+            problem.history.close(problem, groups, tuple(self._tuners(problem).values()))
+
+    def _tuners(self, problem: LiveProblem) -> dict[str, Reading]:
+        return {one.problem: self._reading(one.problem) for one in problem.tuned}
+
+    def stepped(self, target: str) -> None:
+        """A target has taken its step: what was carried along for it begins anew, where the method says so."""
+        for problem in self.program.problems.values():
+            tangents = problem.tangents.get(target)
+            if tangents is not None and tangents.reset:
+                tangents.forget()
+
+
+def passed_into(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """For every problem, the problems into which looking back on its updates passes something."""
+    found: dict[str, dict[str, None]] = {step.problem: {} for step in plan}
+    for step in plan:
+        for response in step.responses:
+            if response.method.unrolled:
+                found[response.problem].update((name, None) for name, _ in response.into)
+    return {name: tuple(reads) for name, reads in found.items()}
+
+
+def _tangents(plan: Plan, name: str, target: str) -> Tangents:
+    """What is carried along of a problem's parameters for the responses in one target's hypergradient."""
+    found = [
+        response
+        for response in plan.step(target).responses
+        if response.problem == name and response.method.solver.name == "forward_mode"
+    ]
+    by = tuple(dict.fromkeys(read for response in found for read, _ in response.into))
+    return Tangents(by, reset=any(bool(response.method.solver["reset"]) for response in found))
+
+
+def _update_of(step: Step) -> Update | None:
+    return next((item for item in step.instructions if isinstance(item, Update)), None)
+
+
+def _optimizer(problem: LiveProblem) -> Optimizer:
+    assert problem.optimizer is not None
+    return problem.optimizer
