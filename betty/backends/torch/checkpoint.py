@@ -37,6 +37,7 @@ def _problem_state(problem: LiveProblem) -> dict[str, Any]:
         "count": problem.count,
         "version": problem.version,
         "accumulated": problem.accumulated,
+        "memories": problem.memories,
         "started_at": problem.started_at,
     }
 
@@ -73,6 +74,7 @@ def _restore_problem(problem: LiveProblem, saved: dict[str, Any], path: Path) ->
     except (RuntimeError, ValueError, KeyError) as error:
         raise RunError(f"{path} does not fit {problem.name!r}: {str(error).strip().splitlines()[0]}") from None
     problem.count, problem.version, problem.accumulated = saved["count"], saved["version"], saved["accumulated"]
+    problem.memories = saved.get("memories", {})
     problem.kept.clear()
     problem.tape.clear()
     problem.open_segment = None

@@ -58,11 +58,14 @@ def hessian_matrix(hessian: Operator, like: Tree) -> Tensor:
 
 
 def _solved(matrix: Tensor, flat: Tensor) -> Tensor:
-    solution: Tensor
-    solution, info = torch.linalg.solve_ex(matrix, flat)
-    error = torch.linalg.vector_norm(matrix @ solution - flat)
-    sound = bool(error <= torch.finfo(flat.dtype).eps ** 0.5 * torch.linalg.vector_norm(flat))
-    if int(info) == 0 and sound:
+    if not bool(torch.isfinite(matrix).all()):
+        return torch.full_like(flat, torch.nan)
+    factors, pivots, info = torch.linalg.lu_factor_ex(matrix)
+    steps = factors.diagonal().abs()
+    # A pivot at the level of rounding: the system has no solution, or many, of which LU takes any.
+    regular = bool(steps.min() > len(flat) * torch.finfo(flat.dtype).eps * steps.max())
+    if int(info) == 0 and regular:
+        solution: Tensor = torch.linalg.lu_solve(factors, pivots, flat[:, None])[:, 0]
         return solution
     shortest: Tensor = torch.linalg.pinv(matrix, hermitian=True) @ flat
     return shortest

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+
 from betty.backends.torch.methods.base import NO_AID, Aid, Inverse, Operator, Solution, Status
 from betty.backends.torch.tree import Tree, axpy, dot, scale, subtract, zeros_like
 
@@ -63,7 +65,7 @@ class MinRes(Inverse):
             above, turned = sine_old * off, cosine_old * off
             beside, pivot = cosine * turned + sine * diagonal, cosine * diagonal - sine * turned
             length = math.hypot(pivot, below)
-            if length <= EXHAUSTED * lanczos.largest:  # singular on what is left of the space
+            if length <= lanczos.exhausted * lanczos.largest:  # singular on what is left of the space
                 break
             rotations = (cosine, sine), (pivot / length, below / length)
             direction = scale(1 / length, axpy(-above, older, axpy(-beside, before, lanczos.used)))
@@ -75,8 +77,9 @@ class MinRes(Inverse):
         return Solution(q, status, {"iterations": float(taken), "residual": relative})
 
 
-EXHAUSTED = 1e-14
-"""Lengths below this part of the largest entry count as zero."""
+def _exhausted(like: Tree) -> float:
+    """Lengths below this part of the largest entry count as zero: well above rounding, which would be divided by it."""
+    return float(torch.finfo(like[0].dtype).eps ** 0.75) if like else 0.0
 
 
 class _Lanczos:
@@ -86,6 +89,7 @@ class _Lanczos:
         self.image_of, self._next = image_of, first
         self.used, self._previous = first, zeros_like(first)
         self._off, self.largest, self.going = 0.0, 0.0, True
+        self.exhausted = _exhausted(first)
 
     def step(self) -> tuple[float, float, float]:
         """The next column of the tridiagonal matrix: above, on and below the diagonal."""
@@ -95,7 +99,7 @@ class _Lanczos:
         image = axpy(-diagonal, self.used, image)
         below = _norm(image)
         self.largest = max(self.largest, abs(diagonal), below)
-        self.going = below > EXHAUSTED * self.largest
+        self.going = below > self.exhausted * self.largest
         if self.going:
             self._next = scale(1.0 / below, image)
         self._previous, self._off = self.used, below
