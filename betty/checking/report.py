@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from betty.backends.torch.check import Check, EdgeCheck, Flag, Recommendation, Row
+from betty.checking.spelling import to_value
 from betty.checking.table import page, text
 from betty.ir.diagnostics import BettyError, listing
-from betty.checking.spelling import to_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,7 +131,7 @@ def _row(row: Row) -> dict[str, Any]:
         "error": _number(row.error),
         "steps": _number(row.steps),
         "seconds": _number(row.seconds),
-        "bytes": row.bytes if row.ran else None,
+        "bytes": row.bytes,
         "points": [
             {
                 "iteration": one.iteration,

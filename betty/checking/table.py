@@ -17,7 +17,7 @@ from betty.checking.spelling import to_flow, to_value
 from betty.ir.quantities import both, bytes_text, three_digits
 
 WIDTH = 100
-LEGEND = "* the program's own   > recommended   error: largest, cosine: lowest over the points   steps: of the lower"
+LEGEND = "* the program's own   > recommended   worst cosine and error over the points   steps of the lower"
 
 
 def show(check: Check, console: Console) -> None:
@@ -59,8 +59,8 @@ def _head(check: Check) -> Text:
 def _edge(edge: EdgeCheck) -> Iterator[RenderableType]:
     yield Text(f"edge {edge.name}", style="bold")
     places = both([f"{point:,}" for point in edge.points])
-    rows = [("compared", f"hypergradient of {edge.target} at {'iterations' if len(edge.points) > 1 else 'iteration'} "
-             f"{places or 'none'}"), ("with", edge.reference)]
+    when = f"{'iterations' if len(edge.points) > 1 else 'iteration'} {places or 'none'}"
+    rows = [("compared", f"hypergradient of {edge.target} at {when}"), ("with", edge.reference)]
     yield _labelled([*rows, *(("note", note) for note in edge.notes)])
     ran = sorted((row for row in edge.rows if row.ran), key=lambda row: (row.error, row.steps))
     if ran:
@@ -89,7 +89,9 @@ def _methods(edge: EdgeCheck, rows: list[Row]) -> Table:
         advised = edge.recommendation is not None and edge.recommendation.method == row.method
         marks = ("*" if row.chosen else " ") + (">" if advised else " ")
         style = "bold green" if advised else "bold" if row.chosen else ""
-        table.add_row(marks, described(row), *_cells(row), style=style)
+        short = len(row.measurements) < len(edge.points)
+        asterisk = f" (at {row.measurements[0].iteration:,} alone: slow)" if short else ""
+        table.add_row(marks, described(row) + asterisk, *_cells(row), style=style)
     return table
 
 
@@ -112,7 +114,7 @@ def _options(value: dict[str, Any]) -> dict[str, Any]:
 
 def _cells(row: Row) -> tuple[str, str, str, str]:
     cosine = "-" if math.isnan(row.cosine) else f"{row.cosine:.4f}"
-    return cosine, error_text(row.error), steps_text(row.steps), bytes_text(row.bytes)
+    return cosine, error_text(row.error), steps_text(row.steps), memory_text(row.bytes)
 
 
 def error_text(error: float) -> str:
@@ -124,6 +126,10 @@ def error_text(error: float) -> str:
 
 def steps_text(steps: float) -> str:
     return "-" if math.isnan(steps) else three_digits(steps)
+
+
+def memory_text(size: int | None) -> str:
+    return "-" if size is None else bytes_text(size)
 
 
 def _labelled(rows: list[tuple[str, str]]) -> RenderableType:
@@ -152,5 +158,3 @@ def _recommendation(edge: EdgeCheck) -> RenderableType:
     what = f"method: {to_flow(to_value(found.method))}"
     head = f"recommendation   {what}" + ("" if found.change else "   (as now)")
     return Group(Text(head, style="bold"), _labelled([("why", found.reason)]))
-
-

@@ -1,4 +1,4 @@
-"""The command line: ``betty compile``, ``betty run`` and ``betty schema``."""
+"""The command line: ``betty check``, ``betty compile``, ``betty run`` and ``betty schema``."""
 
 from __future__ import annotations
 

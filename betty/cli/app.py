@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
+from betty.cli.check import check_command
 from betty.cli.compile import compile_command
 from betty.cli.options import RENDER_DEFAULT
 from betty.cli.run import run_command
@@ -22,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("compile")(compile_command)
+app.command("check")(check_command)
 app.command("run")(run_command)
 app.command("schema")(schema_command)
 

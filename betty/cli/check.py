@@ -29,7 +29,7 @@ class Truth(StrEnum):
     UNROLLED = "unrolled"
 
 
-def check_command(
+def check_command(  # noqa: PLR0913 - one argument an option
     spec: SpecPath,
     points: Annotated[int, typer.Option(min=1, help="Points of training at which methods are compared.")] = 3,
     iterations: Annotated[
@@ -53,6 +53,10 @@ def check_command(
             "the edge's own method stands for."
         ),
     ] = Truth.AUTO,
+    most_steps: Annotated[
+        float,
+        typer.Option(min=0.0, help="Leave out methods whose response is expected to take more steps of the lower."),
+    ] = 1000.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")] = False,
     write: Annotated[
         bool, typer.Option("--write", help="Put the recommended methods into the spec, comments and layout kept.")
@@ -82,6 +86,7 @@ def check_command(
             seed=seed,
             tolerance=tolerance,
             reference=reference.value,
+            most_steps=most_steps,
         )
     _print(report, as_json)
     if plot is not None:

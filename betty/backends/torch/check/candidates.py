@@ -9,7 +9,7 @@ from betty.backends.torch.updates import rule_for
 from betty.ir.compile import compile_graph
 from betty.ir.graph import Edge, Graph, Problem
 from betty.ir.methods import INVERSES, PRODUCTS, TRAJECTORIES, UNPAIRED, Method, complete
-from betty.ir.plan import Plan, Respond
+from betty.ir.plan import Plan, Respond, Update
 from betty.ir.quantities import bytes_text
 
 TAPE_BYTES = 2**30
@@ -62,6 +62,26 @@ def target_of(plan: Plan, edge: Edge) -> str | None:
 
 def responses(plan: Plan, target: str, edge: Edge) -> tuple[Respond, ...]:
     return tuple(item for item in plan.step(target).responses if item.edge == edge.name)
+
+
+def expected_steps(plan: Plan, graph: Graph, target: str, edge: Edge) -> float:
+    """Work of the responses over ``edge``, in steps of the lower, as far as a trace tells; what is unknown is free."""
+    facts = graph.problem(edge.lower).facts
+    if facts is None or not facts.step_flops:
+        return 0.0
+    found = responses(plan, target, edge)
+    work = sum(item.estimate.flops for item in found if item.estimate is not None) / facts.step_flops
+    return work + _tangents(plan, graph, target, edge)
+
+
+def _tangents(plan: Plan, graph: Graph, target: str, edge: Edge) -> float:
+    """What updates carry along for the target: a derivative for each of its parameters, twice the work of a step."""
+    carried = [item for item in plan.step(edge.lower).instructions if isinstance(item, Update) and item.tangents]
+    facts = graph.problem(target).facts
+    if not carried or facts is None:
+        return 0.0
+    updates = max(1, plan.step(target).period // (plan.step(edge.lower).period * carried[0].every))
+    return 2.0 * facts.parameters * updates
 
 
 def refusal(method: Method, declared: Problem, live: LiveProblem, steps: int) -> str:

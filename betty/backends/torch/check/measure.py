@@ -20,10 +20,12 @@ from betty.backends.torch.random import replaying
 from betty.backends.torch.tree import flatten
 from betty.ir.plan import Plan, Respond, Step
 
-REPEATS = 3
+REPEATS = 2
 """Timed evaluations, after one that warms up."""
 SLOW = 2.0
 """Seconds beyond which a response is timed once."""
+PATIENCE = 5.0
+"""Seconds beyond which memory is not measured: watching every operation slows small ones many times."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class Measured:
     gradient: Tensor
     seconds: float
     step_seconds: float
-    bytes: int
+    bytes: int | None
 
 
 @dataclass(eq=False)
@@ -91,40 +93,52 @@ class Bench:
     _settled: dict[Plan, Program] = field(default_factory=dict)
     _plain: int | None = None
 
-    def measure(self, plan: Plan, *, looks_back: bool) -> Measured:
+    def measure(self, plan: Plan, *, looks_back: bool, memory: bool) -> Measured:
         """Evaluate under ``plan``; with ``looks_back``, what its updates cost beyond plain ones counts too."""
-        return self._after_replay(plan) if looks_back else self._at_the_point(plan)
+        if memory and not self._settled:
+            gc.collect()  # cycles that lie about from before would be freed in the middle of a measurement
+        return (self._after_replay if looks_back else self._at_the_point)(plan, memory)
 
-    def _at_the_point(self, plan: Plan) -> Measured:
+    def _at_the_point(self, plan: Plan, memory: bool) -> Measured:
         key = _without_responses(plan)
         if key not in self._settled:
             self._settled[key] = self.window.replay(plan)[0]
         program = self._settled[key]
         executor = Executor(plan, program)
-        with _watching(program.device) as watch:
-            gradient, meter = self._evaluate(program, executor, watch)
-        seconds, steps = [], []
-        for _ in range(REPEATS if meter.seconds < SLOW else 1):
-            steps.append(self._step_seconds(program))
+        gradient, first = self._evaluate(program, executor)
+        seconds, steps = [first.seconds], [self._step_seconds(program)]
+        for _ in range(REPEATS if first.seconds < SLOW else 0):
             seconds.append(self._evaluate(program, executor)[1].seconds)
-        return Measured(gradient, min(seconds), min(steps), meter.peak)
+            steps.append(self._step_seconds(program))
+        peak = None
+        if memory and min(seconds) < PATIENCE:
+            with _watching(program.device) as watch:
+                peak = self._evaluate(program, executor, watch, _allocated(program.device))[1].peak
+        return Measured(gradient, min(seconds), min(steps), peak)
 
-    def _after_replay(self, plan: Plan) -> Measured:
+    def _after_replay(self, plan: Plan, memory: bool) -> Measured:
+        clock, start = _Clock(self.lower, self.window.start.device), time.perf_counter()
+        program, executor = self.window.replay(plan, around=clock)
+        gradient, first = self._evaluate(program, executor)
+        passed = time.perf_counter() - start
+        repeats = REPEATS if first.seconds < SLOW else 0
+        seconds = min([first.seconds, *(self._evaluate(program, executor)[1].seconds for _ in range(repeats))])
+        del program, executor
+        plain = self._plain_clock()
+        seconds += max(0.0, clock.seconds - plain.seconds)
+        peak = self._held_and_peak(plan) if memory and passed < PATIENCE else None
+        return Measured(gradient, seconds, plain.seconds / max(1, plain.steps), peak)
+
+    def _held_and_peak(self, plan: Plan) -> int:
+        """The peak during the response on top of what the updates keep for it."""
         device = self.window.start.device
         with _watching(device) as watch:
             pass
         held = _allocated(device)
         program, executor = self.window.replay(plan, inside=watch)
         with watch or nullcontext():
-            gradient, meter = self._evaluate(program, executor, watch, held)
-        del program, executor
-        clock = _Clock(self.lower, device)
-        program, executor = self.window.replay(plan, around=clock)
-        repeats = REPEATS if meter.seconds < SLOW else 1
-        seconds = min(self._evaluate(program, executor)[1].seconds for _ in range(repeats))
-        plain = self._plain_clock()
-        seconds += max(0.0, clock.seconds - plain.seconds)
-        return Measured(gradient, seconds, plain.seconds / max(1, plain.steps), max(0, meter.peak - self._held_plain()))
+            peak = self._evaluate(program, executor, watch, held)[1].peak
+        return max(0, peak - self._held_plain())
 
     def _plain_clock(self) -> _Clock:
         """Time of the lower's steps in the window under the plain plan; taken anew, the machine's pace changes."""
@@ -211,7 +225,6 @@ def _watching(device: torch.device) -> Iterator[StorageWatch | None]:
     if device.type == "cuda":
         yield None
         return
-    gc.collect()  # what lies about from before must not be counted as freed or held
     with StorageWatch() as watch:
         yield watch
 

@@ -30,7 +30,7 @@ def recommend(rows: Sequence[Row], tolerance: float = TOLERANCE) -> Recommendati
     pool, why = (within, "") if within else _by_direction(sound)
     least = min(row.steps for row in pool)
     alike = [row for row in pool if row.steps <= ALIKE * least]
-    taken = min(alike, key=lambda row: (not row.chosen, row.error, row.bytes))
+    taken = min(alike, key=lambda row: (not row.chosen, row.error, row.bytes or 0))
     reason = why or f"relative error {taken.error:.1e} at most"
     return Recommendation(
         method=taken.method,

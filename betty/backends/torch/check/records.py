@@ -19,7 +19,8 @@ class Measurement:
         error: Norm of the difference over the norm of the reference; infinite where the hypergradient is non-finite.
         steps: Time of the response in units of one plain training step of the lower.
         seconds: The same in seconds.
-        bytes: Peak memory of the response, what the lower keeps for it included.
+        bytes: Peak memory of the response, what the lower keeps for it included; ``None`` where it was not measured,
+            which it is once, at the first point, if the method is not too slow.
     """
 
     iteration: int
@@ -27,7 +28,7 @@ class Measurement:
     error: float
     steps: float
     seconds: float
-    bytes: int
+    bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +73,9 @@ class Row:
         return statistics.median(one.seconds for one in self.measurements) if self.measurements else math.nan
 
     @property
-    def bytes(self) -> int:
-        return max((one.bytes for one in self.measurements), default=0)
+    def bytes(self) -> int | None:
+        """The largest that was measured."""
+        return max((one.bytes for one in self.measurements if one.bytes is not None), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)

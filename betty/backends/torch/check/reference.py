@@ -15,6 +15,7 @@ from betty.backends.torch.executor import Executor
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.program import Program
 from betty.backends.torch.tree import flatten
+from betty.ir.diagnostics import BettyError
 from betty.ir.graph import Edge, Graph
 from betty.ir.methods import INVERSES, PRODUCTS, TRAJECTORIES, Method, complete
 from betty.ir.plan import Plan
@@ -30,6 +31,8 @@ SLOPPY = 1e-4
 """Relative residual beyond which a reader is told."""
 AGREEMENT = {torch.float64: 1e-6, torch.float32: 1e-3}
 """How far, relatively, the target's loss may differ between the precisions before their draws are taken to differ."""
+LONGEST = 200
+"""Characters of a reason."""
 LOOSE = 5e-2
 """The same for lower precisions."""
 
@@ -43,6 +46,7 @@ class Reference:
         text: What it is.
         plan: The plan that gives it.
         program: The program at the point, in the precision of the reference; not to be changed.
+        dtype: That precision; ``None`` for the program's own.
         notes: What a reader should know of it.
     """
 
@@ -50,6 +54,7 @@ class Reference:
     text: str
     plan: Plan
     program: Program
+    dtype: torch.dtype | None
     notes: tuple[str, ...] = ()
 
 
@@ -120,9 +125,7 @@ class Referee:
     def _long(self, size: int) -> dict[str, float | int]:
         return {"iterations": min(2 * size, LONG), "tolerance": RESIDUAL}
 
-    def _evaluate(
-        self, method: Method, text: str, window: Window, at: Program, dtype: torch.dtype | None
-    ) -> Reference:
+    def _evaluate(self, method: Method, text: str, window: Window, at: Program, dtype: torch.dtype | None) -> Reference:
         plan = plan_with(self.graph, self.edge, method)
         if self.unrolled:
             program, executor = window.replay(plan, dtype)
@@ -140,7 +143,7 @@ class Referee:
         notes = [OWN] if dtype is None and at_precision(at, self.target) != torch.float64 else []
         if method.implicit and left and max(left) > SLOPPY:
             notes.append(f"the reference is inexact: its solve ends with a relative residual of {max(left):.1e}")
-        return Reference(gradient, text, plan, program, tuple(notes))
+        return Reference(gradient, text, plan, program, dtype, tuple(notes))
 
 
 OWN = "the reference is in the program's own precision, as its losses fail in double precision"
@@ -167,9 +170,12 @@ def _loss(window: Window, program: Program) -> float:
 
 
 def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says, cut to a readable length."""
+    """What an error says in its first line, with its kind where that is not one of ours."""
+    if isinstance(error, BettyError):
+        return error.diagnostics[0].message
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}"[:160] if lines else type(error).__name__
+    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return said if len(said) <= LONGEST else said[: LONGEST - 1].rstrip() + "…"
 
 
 def compare(gradient: Tensor, reference: Tensor) -> tuple[float, float]:

@@ -6,19 +6,21 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from betty.backends.torch.check.candidates import (
     candidates,
+    expected_steps,
     name_of,
     plan_with,
     refusal,
     responses,
     target_of,
 )
-from betty.backends.torch.check.flags import Finder
+from betty.backends.torch.check.flags import flags
 from betty.backends.torch.check.measure import Bench
+from betty.backends.torch.check.points import Finder
 from betty.backends.torch.check.recommend import TOLERANCE, recommend
 from betty.backends.torch.check.records import Check, EdgeCheck, Flag, Measurement, Row
 from betty.backends.torch.check.reference import NoReferenceError, Referee, Reference, compare, first_line
@@ -31,12 +33,17 @@ from betty.ir.diagnostics import BettyError
 from betty.ir.graph import Edge, Graph
 from betty.ir.methods import Method, preset
 from betty.ir.plan import Plan
+from betty.ir.quantities import amount
 
 Truth = Literal["auto", "solution", "unrolled"]
 LEAST = 300
 """Iterations of a check that is not told how many, if the program itself has as many..."""
 PERIODS = 10
 """...or this many steps of the slowest target, if that is more."""
+MOST_STEPS = 1000.0
+"""Steps of the lower beyond which a response is out of the question in training, and takes long to measure."""
+PATIENCE = 5.0
+"""Seconds beyond which a method is measured at the first point alone."""
 PLAIN = preset("finite_difference")
 """Of all methods the one for which the least is kept; a lower step under it is a plain one."""
 
@@ -52,6 +59,7 @@ class Request:
         tolerance: Relative error that is exact enough for a recommendation.
         reference: ``solution`` compares with the derivative of the lower's solution, ``unrolled`` with that of its
             updates since the target's last step, ``auto`` with whichever the edge's own method stands for.
+        most_steps: Methods whose response is expected to take more steps of the lower than this are left out.
         progress: Told what is being done.
     """
 
@@ -60,6 +68,7 @@ class Request:
     seed: int = 0
     tolerance: float = TOLERANCE
     reference: Truth = "auto"
+    most_steps: float = MOST_STEPS
     progress: Callable[[str], None] = field(default=lambda text: None)
 
 
@@ -74,6 +83,7 @@ class _Edge:
     plans: dict[Method, Plan] = field(default_factory=dict)
     refused: dict[Method, str] = field(default_factory=dict)
     found: dict[Method, list[Measurement]] = field(default_factory=dict)
+    slow: set[Method] = field(default_factory=set)
     flags: dict[str, Flag] = field(default_factory=dict)
     points: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -84,7 +94,7 @@ class _Edge:
         assert self.edge.method is not None
         return self.edge.method
 
-    def prepare(self, program: Program) -> None:
+    def prepare(self, program: Program, most: float) -> None:
         """A plan for every method that may run."""
         lower = self.edge.lower
         for method in candidates(self.chosen):
@@ -95,8 +105,11 @@ class _Edge:
                 self.refused[method] = error.diagnostics[0].message
                 continue
             steps = max(item.method.steps or 1 for item in responses(plan, self.target, self.edge))
+            cost = expected_steps(plan, self.graph, self.target, self.edge)
             if why := refusal(method, self.graph.problem(lower), program[lower], steps):
                 self.refused[method] = why
+            elif cost > most and method != self.chosen:
+                self.refused[method] = f"left out: it would take about {amount(round(cost))} steps of {lower}"
             else:
                 self.plans[method] = plan
 
@@ -105,9 +118,7 @@ class _Edge:
         lower = self.graph.problem(self.edge.lower)
         one = (lower.period or 1) * lower.accumulation
         steps = [
-            item.method.steps or 1
-            for plan in self.plans.values()
-            for item in responses(plan, self.target, self.edge)
+            item.method.steps or 1 for plan in self.plans.values() for item in responses(plan, self.target, self.edge)
         ]
         needed = max(steps, default=1) * one
         return max(1, -(-needed // period)) * period
@@ -125,18 +136,21 @@ class _Edge:
         self.notes.extend(reference.notes)
         bench = Bench(window, self.edge.name, self.edge.lower, plain)
         for method, plan in self.plans.items():
-            if method not in self.refused:
+            if method not in self.refused and method not in self.slow:
                 progress(f"{self.edge.name}, iteration {window.iteration}: {name_of(method)}")
                 self._measure(method, plan, bench, reference)
         progress(f"{self.edge.name}, iteration {window.iteration}: flags")
-        self._flag(window, at)
+        self._flag(window, at, reference)
 
     def _measure(self, method: Method, plan: Plan, bench: Bench, reference: Reference) -> None:
+        start = time.perf_counter()
         try:
-            measured = bench.measure(plan, looks_back=not method.implicit)
+            measured = bench.measure(plan, looks_back=not method.implicit, memory=not self.found[method])
         except Exception as error:  # what a user's loss, or torch, makes of a method is a finding, not a failure
             self.refused[method] = first_line(error)
             return
+        if time.perf_counter() - start > PATIENCE:
+            self.slow.add(method)
         cosine, error_ = compare(measured.gradient, reference.gradient)
         self.found[method].append(
             Measurement(
@@ -149,13 +163,25 @@ class _Edge:
             )
         )
 
-    def _flag(self, window: Window, at: Program) -> None:
-        finder = Finder(self.graph, self.edge, self.target, window, at)
-        for flag in finder.flags():
-            worst = self.flags.get(flag.code)
-            if worst is None or abs(flag.value) > abs(worst.value):
-                self.flags[flag.code] = flag
-        self.notes.extend(finder.notes)
+    def _flag(self, window: Window, at: Program, reference: Reference) -> None:
+        """Look for trouble here; of each kind the worst point is kept."""
+        try:
+            solution = self.solution.reference(window, at) if self.referee.unrolled else reference
+        except NoReferenceError:
+            solution = None
+        point = Finder(self.edge, window, at, solution).point(reference.dtype)
+        for found in flags(point):
+            if isinstance(found, str):
+                self.notes.append(found)
+                continue
+            worst = self.flags.get(found.code)
+            if worst is None or abs(found.value) > abs(worst.value):
+                self.flags[found.code] = found
+
+    @property
+    def solution(self) -> Referee:
+        """The referee whose reference is about the lower's solution, whatever the edge's own is about."""
+        return replace(self.referee, unrolled=False)
 
     def result(self, tolerance: float) -> EdgeCheck:
         rows = tuple(
@@ -243,11 +269,10 @@ def _edges(graph: Graph, program: Program, plan: Plan, asked: Request) -> list[_
             continue
         unrolled = asked.reference == "unrolled" or (asked.reference == "auto" and edge.method.trajectory)
         one = _Edge(graph, edge, target, Referee(graph, edge, target, unrolled))
-        one.prepare(program)
+        one.prepare(program, asked.most_steps)
         found.append(one)
     return found
 
 
 def _iterations(graph: Graph, periods: list[int]) -> int:
     return min(graph.settings.iterations, max(LEAST, PERIODS * max(periods, default=1)))
-

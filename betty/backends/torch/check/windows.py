@@ -114,7 +114,9 @@ class Schedule:
     lengths: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def spread(cls, plan: Plan, targets: Sequence[str], spans: Mapping[str, int], iterations: int, points: int) -> Schedule:
+    def spread(
+        cls, plan: Plan, targets: Sequence[str], spans: Mapping[str, int], iterations: int, points: int
+    ) -> Schedule:
         """``points`` at 10 % and in equal distances from there up to the last iteration (of one, the last alone).
 
         Every point is a step of its target: the one at or before, but never the one before the window fits.
