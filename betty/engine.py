@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from betty.backends.torch.check import Request, Truth, check_program
+from betty.backends.torch.check.recommend import TOLERANCE
+from betty.backends.torch.check.run import MOST_STEPS
 from betty.backends.torch.checkpoint import restore
 from betty.backends.torch.executor import Executor
 from betty.backends.torch.profiler import Profiler
@@ -18,6 +21,8 @@ from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.trace import trace
 from betty.backends.torch.trainer import Observer, Trainer
 from betty.build import build, build_validation, check_trajectories
+from betty.checking import Report
+from betty.ir.applicable import diagnose_methods
 from betty.ir.compile import Compiled, compile_graph
 from betty.ir.diagnostics import BettyError, listing, nearest
 from betty.ir.explain import Measured, explain
@@ -70,10 +75,10 @@ class Engine:
         device = self._program.device
         # Loaders without a generator of their own draw their first order here, from the global one.
         with replaying(RandomState.seeded(self.spec.engine.seed, device), device):
-            facts = trace(self._program)
+            facts = trace(self._program, answering=_answering(declared))
         settings = replace(declared.settings, device=str(device))
         traced = replace(declared, settings=settings).map(problem=lambda one: replace(one, facts=facts[one.name]))
-        if wrong := check_trajectories(traced, self._program):
+        if wrong := [*check_trajectories(traced, self._program), *diagnose_methods(traced)]:
             raise self._document.report(wrong)
         return compile_graph(traced)
 
@@ -151,6 +156,48 @@ class Engine:
         with replaying(self._trainer.random, self._program.device):
             return validation.measure(self._program) if validation else {}
 
+    def check(
+        self,
+        *,
+        iterations: int | None = None,
+        points: int = 3,
+        seed: int | None = None,
+        tolerance: float = TOLERANCE,
+        reference: Truth = "auto",
+        most_steps: float = MOST_STEPS,
+        progress: Callable[[str], None] | None = None,
+    ) -> Report:
+        """Compare the hypergradient of every edge by every method with an exact one in double precision.
+
+        A copy of the program is trained from where this one stands, its data from the beginning of an epoch; at
+        several points every method is measured. The engine itself is left as it is, bit for bit.
+
+        Args:
+            iterations: Of training; without, the spec's, but no more than 300 or ten steps of the slowest upper,
+                whichever is more.
+            points: Points of training at which methods are compared: at 10 % of the iterations, and from there in
+                equal distances up to the last.
+            seed: Of the random states of the training; the spec's by default.
+            tolerance: Relative error that is exact enough for a recommendation.
+            reference: ``solution`` compares with the derivative of the lower's solution, ``unrolled`` with that of
+                its updates since the upper's last step, ``auto`` with what the edge's own method stands for.
+            most_steps: Methods are left out whose response is expected to take more steps of the lower than this.
+            progress: Told what is being done, in a few words.
+
+        Raises:
+            RunError: The data is a live generator, which cannot be copied.
+        """
+        asked = Request(
+            iterations=iterations,
+            points=points,
+            seed=self.spec.engine.seed if seed is None else seed,
+            tolerance=tolerance,
+            reference=reference,
+            most_steps=most_steps,
+            progress=progress or (lambda text: None),
+        )
+        return Report(check_program(self.graph, self._program, asked))
+
     def restore(self, path: str | Path) -> None:
         """Go back to a saved checkpoint of this program: parameters, optimisers, schedulers, counters, random states.
 
@@ -226,3 +273,9 @@ class Engine:
     def _repr_html_(self) -> str:
         plan = html.escape(self.explain())
         return f'<div>{svg(self.graph)}<pre style="line-height: 1.35; overflow-x: auto">{plan}</pre></div>'
+
+
+def _answering(graph: Graph) -> set[str]:
+    """Lowers whose responses may be evaluated in forward mode."""
+    products = {edge: edge.method.product.name if edge.method and edge.method.product else "" for edge in graph.edges}
+    return {edge.lower for edge in graph.edges if edge.flow.down and (not edge.method or products[edge] == "forward")}

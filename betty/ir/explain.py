@@ -119,10 +119,13 @@ class _Table:
         if isinstance(item, Respond):
             yield from _arriving(step, item)
             cost = (self._in_steps(item), bytes_text(item.estimate.bytes) if item.estimate else UNKNOWN)
-            method = item.method.to_text()
+            method = item.method.brief()
             yield Row(who="  respond", when=_shown(item.slot), what=method, cost=cost, measured=measured)
-            if item.reason:
-                yield Row(who="", what=f"(auto: {item.reason})")
+            for index, reason in enumerate(item.reason.split("; runner-up ")):
+                if reason:
+                    yield Row(who="", what=f"({'auto' if index == 0 else 'runner-up'}: {reason})")
+            if item.method.second_order and self._plain(item.problem):
+                yield Row(who="", what="(attention and recurrent layers by plain kernels, which can be differentiated)")
             yield Row(who="  into", when=", ".join(_shown(slot or read) for read, slot in item.into))
             return
         if measured:
@@ -131,6 +134,11 @@ class _Table:
         if isinstance(item, Differentiate):
             for problem, slot in item.adjoints:
                 yield Row(who="  adjoint", when=_shown(slot), what=f"∂L_{_shown(step.problem)}/∂{_shown(problem)}")
+
+    def _plain(self, name: str) -> bool:
+        """Whether exact derivatives of a problem's loss take other kernels than its own steps do."""
+        facts = self.graph.problem(name).facts if self.graph else None
+        return facts is not None and facts.plain
 
     def _in_steps(self, item: Respond) -> str:
         """Work of a response, in steps of the problem that responds."""
@@ -239,6 +247,6 @@ def _unused(plan: Plan, graph: Graph | None) -> Iterator[str]:
 
 
 def _unused_line(edge: Edge, answers: list[str]) -> str:
-    method = f"method {edge.method.to_text()}" if edge.method else "no method"
+    method = f"method {edge.method.brief()}" if edge.method else "no method"
     why = f"answered by {both(answers)}" if answers else f"no hypergradient passes through {_shown(edge.lower)}"
     return f"unused  edge {_shown(edge.name)}  {method}: {why}"

@@ -252,10 +252,21 @@ class Method:
     def to_text(self) -> str:
         return self.solver.to_text() if self.product is None else f"{self.solver.to_text()} + {self.product.to_text()}"
 
+    def brief(self) -> str:
+        """The text for people: options that have their defaults are left out."""
+        calls = [self.solver] if self.product is None else [self.solver, self.product]
+        return " + ".join(replace(call, options=_telling(call)).to_text() for call in calls)
+
     @classmethod
     def parse(cls, text: str) -> Method:
         head, plus, tail = text.partition(" + ")
         return cls(solver=Call.parse(head), product=Call.parse(tail) if plus else None)
+
+
+def _telling(call: Call) -> tuple[tuple[str, Value], ...]:
+    """The options of a call that differ from their defaults."""
+    known = defaults({**INVERSES, **PRODUCTS, **UNPAIRED}[call.name])
+    return tuple(pair for pair in call.options if pair[1] != known.get(pair[0]))
 
 
 def defaults(declared: Declared) -> dict[str, Value]:

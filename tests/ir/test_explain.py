@@ -17,19 +17,20 @@ from tests.ir.programs import DARTS, PROGRAMS, edge
 WITH_MEASUREMENTS = """\
 plan learning-to-reweight   2 problems · 1 edge · fp32 · cpu
 repeat 1000
-  problem          when        what                                        size           work         memory   time     peak     share
-  classifier       every step  batch -> loss -> backward -> SGD            0.27 M params  3 MFLOP      1.13 MB  2.5 ms   1.2 MB   50%
-    draw                       keeps the last 1                                                                 0.5 ms   0 B      10%
-    differentiate                                                                         3 MFLOP      1.13 MB  2 ms     1.2 MB   40%
-    update                                                                                                      -        -        -
-  weigher          every step  batch -> loss -> hypergradient -> Adam      64 params      9 MFLOP      2.21 MB  12.5 ms  2.25 MB  50%
-    draw                                                                                                        -        -        -
-    differentiate                                                                         3 MFLOP      50.3 KB  -        -        -
+  problem          when        what                                    size           work         memory   time     peak     share
+  classifier       every step  batch -> loss -> backward -> SGD        0.27 M params  3 MFLOP      1.13 MB  2.5 ms   1.2 MB   50%
+    draw                       keeps the last 1                                                             0.5 ms   0 B      10%
+    differentiate                                                                     3 MFLOP      1.13 MB  2 ms     1.2 MB   40%
+    update                                                                                                  -        -        -
+  weigher          every step  batch -> loss -> hypergradient -> Adam  64 params      5 MFLOP      1.18 MB  12.5 ms  2.25 MB  50%
+    draw                                                                                                    -        -        -
+    differentiate                                                                     3 MFLOP      50.3 KB  -        -        -
     adjoint        classifier  ∂L_weigher/∂classifier
-    respond        classifier  identity + finite_difference(epsilon=0.01)                 ≈ 2.0 steps  2.21 MB  12.5 ms  2.25 MB  50%
-                               (auto: lower of 270,000 parameters; first-order cost and memory)
+    respond        classifier  identity + forward                                     ≈ 0.7 steps  1.18 MB  12.5 ms  2.25 MB  50%
+                               (auto: lower of 270,000 parameters; exact products for about one step)
+                               (runner-up: identity + finite_difference: lower of 270,000 parameters; first-order cost and memory)
     into           weigher
-    update                                                                                                      -        -        -
+    update                                                                                                  -        -        -
 """  # noqa: E501 - a table is as wide as it is
 
 

@@ -28,8 +28,8 @@ DECLARED = """
         facts parameters=90 note="no shapes"
       problem top optimizer="Adam"
       edge mid -> low flow=both
-      edge top -> mid flow=both method=cg(iterations=3, tolerance=1e-06, damping=0.0) + reverse
-"""
+      edge top -> mid flow=both method=cg(iterations=3, tolerance=1e-06, damping=0.0, precondition=false, warm_start=false) + reverse
+"""  # noqa: E501
 LEVELLED = """
     graph "g" iterations=1 device="cpu" precision="fp32" seed=0
       problem low reads=[low, mid] optimizer="SGD" unroll=4 level=0
@@ -38,8 +38,8 @@ LEVELLED = """
         facts parameters=90 note="no shapes"
       problem top optimizer="Adam" level=2
       edge mid -> low flow=both
-      edge top -> mid flow=both method=cg(iterations=3, tolerance=1e-06, damping=0.0) + reverse
-"""
+      edge top -> mid flow=both method=cg(iterations=3, tolerance=1e-06, damping=0.0, precondition=false, warm_start=false) + reverse
+"""  # noqa: E501
 SCHEDULED = """
     graph "g" iterations=1 device="cpu" precision="fp32" seed=0
       problem low reads=[low, mid] optimizer="SGD" unroll=4 level=0 period=1
@@ -48,8 +48,8 @@ SCHEDULED = """
         facts parameters=90 note="no shapes"
       problem top optimizer="Adam" level=2 period=24
       edge mid -> low flow=both
-      edge top -> mid flow=both method=cg(iterations=3, tolerance=1e-06, damping=0.0) + reverse
-"""
+      edge top -> mid flow=both method=cg(iterations=3, tolerance=1e-06, damping=0.0, precondition=false, warm_start=false) + reverse
+"""  # noqa: E501
 RESOLVED = """
     graph "g" iterations=1 device="cpu" precision="fp32" seed=0
       problem low reads=[low, mid] optimizer="SGD" unroll=4 level=0 period=1
@@ -57,9 +57,9 @@ RESOLVED = """
       problem mid optimizer="Adam" unroll=2 accumulation=3 level=1 period=4
         facts parameters=90 note="no shapes"
       problem top optimizer="Adam" level=2 period=24
-      edge mid -> low flow=both method=unrolled(steps=0) reason="4 SGD updates are few enough to differentiate"
-      edge top -> mid flow=both method=cg(iterations=3, tolerance=1e-06, damping=0.0) + reverse
-"""
+      edge mid -> low flow=both method=unrolled(steps=0, truncate=0, remat=false) reason="4 SGD updates are few enough to differentiate; runner-up unrolled(remat=true): 4 SGD updates, computed again a block at a time"
+      edge top -> mid flow=both method=cg(iterations=3, tolerance=1e-06, damping=0.0, precondition=false, warm_start=false) + reverse
+"""  # noqa: E501
 PLAN = """
     plan "g" iterations=1 device="cpu" precision="fp32" seed=0 edges=2
       step low period=1 level=0
@@ -69,12 +69,12 @@ PLAN = """
       step mid period=4 level=1
         %0 = draw keep=3
         %1 = differentiate adjoints=[low -> low]
-        %2 = respond low slot=low method=unrolled(steps=4) into=[mid] edge="mid -> low" reason="4 SGD updates are few enough to differentiate" flops=0 bytes=0
+        %2 = respond low slot=low method=unrolled(steps=4, truncate=0, remat=false) into=[mid] edge="mid -> low" reason="4 SGD updates are few enough to differentiate; runner-up unrolled(remat=true): 4 SGD updates, computed again a block at a time" flops=0 bytes=0
         %3 = update optimizer="Adam" every=3
       step top period=24 level=2
         %0 = draw
         %1 = differentiate adjoints=[mid -> mid]
-        %2 = respond mid slot=mid method=cg(iterations=3, tolerance=1e-06, damping=0.0) + reverse into=[top] edge="top -> mid"
+        %2 = respond mid slot=mid method=cg(iterations=3, tolerance=1e-06, damping=0.0, precondition=false, warm_start=false) + reverse into=[top] edge="top -> mid"
         %3 = update optimizer="Adam"
 """  # noqa: E501 - an instruction is a line
 BEFORE_AND_AFTER = {

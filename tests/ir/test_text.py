@@ -10,7 +10,7 @@ from hypothesis import given
 from betty.ir.compile import compile_graph
 from betty.ir.diagnostics import GraphError, PlanError, listing
 from betty.ir.graph import Edge, Graph, Problem
-from betty.ir.methods import INVERSES, TRAJECTORIES, preset
+from betty.ir.methods import INVERSES, UNPAIRED, preset
 from betty.ir.plan import Plan
 from betty.ir.text import PROBLEM, graph_to_text, parse_graph, parse_plan, plan_to_text
 from tests.ir.programs import PROGRAMS
@@ -132,9 +132,9 @@ GRAPHS = {
     ),
     "solver": Wrong(
         HEAD + "edge a -> b method=neuman + reverse",
-        "'neuman' is not an inverse or a trajectory method",
+        "'neuman' is not an inverse, a trajectory method or an estimator",
         at=(4, 20),
-        expected=f"one of {listing([*INVERSES, *TRAJECTORIES])}",
+        expected=f"one of {listing([*INVERSES, *UNPAIRED])}",
         hint="neumann",
     ),
     "product": Wrong(HEAD + "edge a -> b method=cg", "found the end of the line", at=(4, 22), expected="'+'"),
@@ -142,7 +142,7 @@ GRAPHS = {
         HEAD + "edge a -> b method=cg(iteration=3) + reverse",
         "'iteration' is not an option of cg",
         at=(4, 23),
-        expected="one of iterations, tolerance, damping",
+        expected="one of iterations, tolerance, damping, precondition, warm_start",
         hint="iterations",
     ),
     "option type": Wrong(

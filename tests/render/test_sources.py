@@ -98,7 +98,7 @@ def test_arrows_keep_their_direction_in_a_cycle() -> None:
 
 
 def test_full_options_are_in_the_tooltip() -> None:
-    assert "neumann(iterations=10, alpha=0.01) + reverse" in to_dot(four_levels())
+    assert "neumann(iterations=10, alpha=0.01, warm_start=false) + reverse" in to_dot(four_levels())
 
 
 def dot(source: str, form: str) -> str:

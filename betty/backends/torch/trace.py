@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from contextlib import ExitStack
+import logging
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+from betty.backends.torch.duals import dual_level, duals
 from betty.backends.torch.objective import Objective
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.random import replaying
 from betty.backends.torch.swap import Buffers, Places
+from betty.backends.torch.tree import detach
 from betty.ir.records import Facts
 
 STATES = {
@@ -55,35 +58,54 @@ VECTOR_PRODUCTS = {
 """Operations that torch's counter leaves out."""
 
 
-def trace(program: Program) -> dict[str, Facts]:
+def trace(program: Program, answering: Container[str] = ()) -> dict[str, Facts]:
     """Facts by problem. What cannot be traced still has its parameters counted, and a note says why.
 
     The program is as before afterwards; a stream's next micro-batch is looked at and stays the next one.
+
+    Args:
+        program: The live problems.
+        answering: Problems for which forward mode is tried too: those whose responses may use it.
     """
     known: dict[Hashable, Facts] = {}
     found = {}
     for name, problem in program.problems.items():
         batch = problem.stream.peek() if problem.stream is not None else None
-        key = _likeness(problem, batch)
+        key = (_likeness(problem, batch), name in answering)
         if key not in known:
-            known[key] = facts(program, problem, batch)
+            known[key] = facts(program, problem, batch, forward=name in answering)
         found[name] = known[key]
     return found
 
 
-def facts(program: Program, problem: LiveProblem, batch: Any) -> Facts:
-    """Facts about one problem, its loss evaluated on fake tensors of the shapes of ``batch``."""
+def facts(program: Program, problem: LiveProblem, batch: Any, *, forward: bool = False) -> Facts:
+    """Facts about one problem, its loss evaluated on fake tensors of the shapes of ``batch``.
+
+    With ``forward`` it is tried whether the gradient can be differentiated in forward mode.
+    """
     counted = Facts(
         parameters=sum(parameter.numel() for parameter in problem.parameters),
         parameter_bytes=_bytes(problem.parameters),
         state_bytes=_state_copies(problem) * _bytes(problem.parameters),
     )
     try:
-        with replaying(None, program.device):
-            return replace(counted, **_measure(problem, batch))
+        with replaying(None, program.device), _quiet():
+            return replace(counted, **_measure(problem, batch, forward))
     except Exception as error:  # any operation of a user's loss may have no fake kernel, or need real values
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         return replace(counted, note=f"{type(error).__name__}: {first}"[:200])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch logs what fails on fake tensors; whoever catches the error reports it better."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _likeness(problem: LiveProblem, batch: Any) -> Hashable:
@@ -106,7 +128,7 @@ def _shape(item: Any) -> Any:
     return (tuple(item.shape), item.dtype, item.requires_grad) if isinstance(item, Tensor) else item
 
 
-def _measure(problem: LiveProblem, batch: Any) -> dict[str, Any]:
+def _measure(problem: LiveProblem, batch: Any, forward_mode: bool) -> dict[str, Any]:
     # Constants that a loss closes over are real tensors; they may meet the fake ones.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     objective = problem.objective
@@ -125,8 +147,33 @@ def _measure(problem: LiveProblem, batch: Any) -> dict[str, Any]:
             forward = counter.get_total_flops()
             gradient = torch.autograd.grad(loss, by, allow_unused=True, create_graph=True)
             backward = counter.get_total_flops() - forward
-        twice = _twice(gradient, by) or _twice_by_plain_kernels(objective, fake_batch, by)
-    return {"forward_flops": forward, "backward_flops": backward, "saved_bytes": saved.bytes, "twice": twice}
+        fused = _twice(gradient, by)
+        twice = fused or _twice_by_plain_kernels(objective, fake_batch, by)
+        tangents = twice and (not forward_mode or _in_forward_mode(problem, fake_batch))
+    return {
+        "forward_flops": forward,
+        "backward_flops": backward,
+        "saved_bytes": saved.bytes,
+        "twice": twice,
+        "forward": tangents,
+        "plain": twice and not fused,
+    }
+
+
+def _in_forward_mode(problem: LiveProblem, batch: Any) -> bool:
+    """Whether the gradient of the loss has a tangent where the problem's own parameters have one."""
+    objective, own = problem.objective, Places(problem.module)  # what it holds now are fake tensors
+    if problem.name not in objective.modules:
+        return True
+    try:
+        with dual_level(), objective.differentiable():
+            ones = [torch.ones_like(tensor) for tensor in own.tensors]
+            moving = tuple(leaf.requires_grad_() for leaf in duals(detach(own.tensors), ones))
+            with own.holding(moving):
+                torch.autograd.grad(objective.held(batch).loss, moving, allow_unused=True)
+    except (NotImplementedError, RuntimeError):
+        return False
+    return True
 
 
 def _twice(gradient: Sequence[Tensor | None], by: list[Tensor]) -> bool:
