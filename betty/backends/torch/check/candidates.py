@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from betty.backends.torch.program import LiveProblem
 from betty.backends.torch.updates import rule_for
+from betty.ir.applicable import misfit
 from betty.ir.compile import compile_graph
 from betty.ir.graph import Edge, Graph, Problem
 from betty.ir.methods import INVERSES, PRODUCTS, TRAJECTORIES, UNPAIRED, Method, complete
@@ -86,9 +87,9 @@ def _tangents(plan: Plan, graph: Graph, target: str, edge: Edge) -> float:
 
 def refusal(method: Method, declared: Problem, live: LiveProblem, steps: int) -> str:
     """Why a method cannot run on this lower, as far as that is known without trying; else empty."""
+    if (found := misfit(method, declared)) is not None:
+        return found.reason
     facts = declared.facts
-    if facts is not None and not facts.note and method.second_order and not facts.twice:
-        return f"the loss of {live.name!r} cannot be differentiated twice"
     if method.solver.name in TRAJECTORIES and live.optimizer is not None and rule_for(live.optimizer) is None:
         return f"the updates of {type(live.optimizer).__name__} have no differentiable form"
     if method.solver.name in TRAJECTORIES and live.optimizer is None:

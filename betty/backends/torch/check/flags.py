@@ -27,8 +27,11 @@ DIFFERENT = 1e-2
 """Relative difference from which on two products disagree."""
 SAME = 1e-4
 """Relative difference that is rounding and truncation of a small step."""
-SHRINKS = tuple(10.0**-power for power in range(7))
-"""Parts of epsilon at which differences are taken."""
+SHRINKS = (*(2.0**-power for power in range(11)), 1e-4, 1e-5, 1e-6)
+"""Parts of epsilon at which differences are taken: halves to see how the error shrinks, then ever smaller ones."""
+SMOOTH = (1 / 64, 1 / 2)
+"""By what factor the error of a smooth loss shrinks when epsilon is halved: 1/4, 1/16 where the leading term is zero,
+and less regularly where epsilon is too long for either."""
 ARRIVED = 0.05
 """Relative change of the hypergradient over one Newton step of the lower up to which that is at its solution."""
 
@@ -175,6 +178,13 @@ class _Disagreement:
         """Whether the smallest steps agree on what is left."""
         return max(self.errors[-3:]) <= 1.2 * min(self.errors[-3:])
 
+    @property
+    def smooth(self) -> bool:
+        """Whether the error shrinks with epsilon as truncation does, and not by jumps."""
+        pairs = zip(SHRINKS, self.errors, self.errors[1:], strict=False)
+        halved = [(now, later) for part, now, later in pairs if part > 2.0**-10 and now > SAME]
+        return all(SMOOTH[0] * now <= later <= SMOOTH[1] * now for now, later in halved)
+
 
 def detached(point: Point) -> Flag | None:
     """Finite differences disagree with exact products, however small the step."""
@@ -196,9 +206,7 @@ def kink(point: Point) -> Flag | None:
     found = _disagreement(point)
     if found is None or found.errors[0] <= DIFFERENT or (found.settled and found.left > DIFFERENT):
         return None
-    # A smooth loss would gain a factor of a hundred for each tenth of epsilon.
-    smooth = all(later <= max(now / 30, SAME) for now, later in zip(found.errors, found.errors[1:], strict=False))
-    if smooth:
+    if found.smooth:
         return None
     good = next(
         (found.epsilon * part for part, error in zip(SHRINKS, found.errors, strict=True) if error < DIFFERENT), 0

@@ -92,6 +92,7 @@ class Bench:
     plan: Plan
     _settled: dict[Plan, Program] = field(default_factory=dict)
     _plain: int | None = None
+    _pace: Executor | None = None
 
     def measure(self, plan: Plan, *, looks_back: bool, memory: bool) -> Measured:
         """Evaluate under ``plan``; with ``looks_back``, what its updates cost beyond plain ones counts too."""
@@ -106,10 +107,10 @@ class Bench:
         program = self._settled[key]
         executor = Executor(plan, program)
         gradient, first = self._evaluate(program, executor)
-        seconds, steps = [first.seconds], [self._step_seconds(program)]
+        seconds, steps = [first.seconds], [self._step_seconds()]
         for _ in range(REPEATS if first.seconds < SLOW else 0):
             seconds.append(self._evaluate(program, executor)[1].seconds)
-            steps.append(self._step_seconds(program))
+            steps.append(self._step_seconds())
         peak = None
         if memory and min(seconds) < PATIENCE:
             with _watching(program.device) as watch:
@@ -166,19 +167,21 @@ class Bench:
         outcome = self.window.hypergradient(program, executor)
         return flatten(outcome.gradient).detach().double(), meter
 
-    def _step_seconds(self, program: Program) -> float:
-        """Time of one plain training step of the lower from here, on a copy."""
+    def _step_seconds(self) -> float:
+        """Time of one plain training step of the lower from here, on a copy that goes on with it."""
         entry = self._last_of_lower()
         if entry is None:
             return float("nan")
-        copied = replica(program)
-        clock, executor = _Clock(self.lower, program.device), Executor(self.plan, copied)
-        executor.around = clock
-        with replaying(None, program.device):
+        if self._pace is None:
+            copied = replica(self.window.replay(self.plan)[0])
             hand(copied, entry)
+            self._pace = Executor(self.plan, copied)
+        clock = _Clock(self.lower, self._pace.program.device)
+        self._pace.around = clock
+        with replaying(None, clock.device):
             for _ in range(REPEATS):
                 clock.seconds = 0.0
-                executor.step(self.lower)
+                self._pace.step(self.lower)
         return clock.seconds
 
     def _last_of_lower(self) -> Entry | None:

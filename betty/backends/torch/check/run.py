@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -60,6 +60,7 @@ class Request:
         reference: ``solution`` compares with the derivative of the lower's solution, ``unrolled`` with that of its
             updates since the target's last step, ``auto`` with whichever the edge's own method stands for.
         most_steps: Methods whose response is expected to take more steps of the lower than this are left out.
+        methods: What to compare besides the edges' own methods; all that there are, by default.
         progress: Told what is being done.
     """
 
@@ -69,6 +70,7 @@ class Request:
     tolerance: float = TOLERANCE
     reference: Truth = "auto"
     most_steps: float = MOST_STEPS
+    methods: tuple[Method, ...] | None = None
     progress: Callable[[str], None] = field(default=lambda text: None)
 
 
@@ -94,10 +96,10 @@ class _Edge:
         assert self.edge.method is not None
         return self.edge.method
 
-    def prepare(self, program: Program, most: float) -> None:
+    def prepare(self, program: Program, methods: Iterable[Method], most: float) -> None:
         """A plan for every method that may run."""
         lower = self.edge.lower
-        for method in candidates(self.chosen):
+        for method in methods:
             self.found[method] = []
             try:
                 plan = plan_with(self.graph, self.edge, method)
@@ -269,7 +271,10 @@ def _edges(graph: Graph, program: Program, plan: Plan, asked: Request) -> list[_
             continue
         unrolled = asked.reference == "unrolled" or (asked.reference == "auto" and edge.method.trajectory)
         one = _Edge(graph, edge, target, Referee(graph, edge, target, unrolled))
-        one.prepare(program, asked.most_steps)
+        methods = candidates(edge.method)
+        if asked.methods is not None:
+            methods = [edge.method, *(method for method in asked.methods if method != edge.method)]
+        one.prepare(program, methods, asked.most_steps)
         found.append(one)
     return found
 
