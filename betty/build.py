@@ -222,7 +222,7 @@ def check_trajectories(graph: Graph, program: Program) -> list[Diagnostic]:
             hint="method: cg",
         )
         for index, edge in enumerate(graph.edges)
-        if edge.method is not None and edge.method.unrolled and type(program[edge.lower].optimizer) not in RULES
+        if edge.method is not None and edge.method.trajectory and type(program[edge.lower].optimizer) not in RULES
     ]
 
 

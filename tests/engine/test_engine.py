@@ -202,8 +202,8 @@ def test_a_module_that_is_none(spec: Path) -> None:
 
 
 def test_unrolled_through_an_optimizer_without_a_differentiable_update(spec: Path) -> None:
-    overrides = ["edges.0.method=unrolled", "problems.classifier.optimizer={target: torch.optim.RMSprop, lr: 0.01}"]
-    with pytest.raises(SpecError, match="whose optimizer is RMSprop"):
+    overrides = ["edges.0.method=unrolled", "problems.classifier.optimizer={target: torch.optim.Rprop, lr: 0.01}"]
+    with pytest.raises(SpecError, match="whose optimizer is Rprop"):
         Engine(spec, overrides=overrides)
 
 

@@ -177,7 +177,7 @@ class Executor:
         if item.method.trajectory:
             lower = self.program[item.problem]
             for name, version, tree in answer_by_trajectory(lower, adjoint, item, frame.problem.name):
-                self._gain(frame, into[name], name, version, tree)
+                self._gain(frame, into[name], name, self.program[name].version if version is None else version, tree)
             return
         for name, tree in self._gains(frame, item, adjoint).items():
             self._gain(frame, into[name], name, self.program[name].version, tree)

@@ -70,8 +70,8 @@ def standing(lower: LiveProblem, samples: tuple[Sample, ...], reads: Mapping[str
 
 def answer_by_trajectory(
     lower: LiveProblem, adjoint: Adjoint, response: Respond, target: str
-) -> Iterator[tuple[str, int, Tree]]:
-    """What every problem read gains, and at which version it was read, from the lower's own updates.
+) -> Iterator[tuple[str, int | None, Tree]]:
+    """What every problem read gains from the lower's own updates, and at which version; ``None`` is the present one.
 
     Raises:
         RunError: The lower has made no update yet.
@@ -80,7 +80,7 @@ def answer_by_trajectory(
     if not method.unrolled:
         for name, tree in answer_by_tangents(lower, adjoint, target).items():
             if name in into:
-                yield name, 0, tree
+                yield name, None, tree
         return
     updates = answer_again if method.solver["remat"] else answer_by_tape
     for reading, tree in updates(lower, adjoint, method.steps or 1, into):

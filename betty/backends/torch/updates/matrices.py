@@ -73,7 +73,7 @@ def muon(parameter: Tensor, gradient: Tensor, state: State, group: Group) -> tup
     direction = moved(gradient, buffer, momentum) if group["nesterov"] else buffer
     smooth = orthogonal(direction, group)
     with torch.no_grad():
-        jump = rounded(direction, group).to(smooth.dtype) - smooth
+        jump = rounded(direction.detach(), group).to(smooth.dtype) - smooth.detach()  # detached in forward mode too
     parameter, _ = decayed(parameter, gradient, {**group, "decoupled_weight_decay": True})
     rate = group["lr"] * _ratio(group["adjust_lr_fn"], parameter.shape)
     return parameter - rate * (smooth + jump), {"momentum_buffer": buffer}
