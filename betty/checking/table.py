@@ -118,10 +118,14 @@ def _cells(row: Row) -> tuple[str, str, str, str]:
 
 
 def error_text(error: float) -> str:
-    """``2.1e-05``, ``0.38``, ``diverges``."""
+    """``2.1e-05``, ``0.38``, ``175``, ``diverges``."""
     if not math.isfinite(error):
         return "diverges"
-    return f"{error:.2f}" if 0.01 <= error < 100 else "0" if error == 0 else f"{error:.1e}"
+    if error == 0:
+        return "0"
+    if not 0.01 <= error < 10_000:
+        return f"{error:.1e}"
+    return f"{error:.2f}" if error < 10 else f"{error:.0f}"
 
 
 def steps_text(steps: float) -> str:
