@@ -19,7 +19,6 @@ from tests.engine.conftest import spec
 __all__ = ["spec"]
 
 
-
 def state(engine: Engine) -> dict[str, Any]:
     """Everything of an engine that a run changes."""
     found: dict[str, Any] = {"iteration": engine.iteration}
