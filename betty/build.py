@@ -12,16 +12,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from betty.backends.torch.errors import RunError
-from betty.backends.torch.objective import Objective, ParameterModule
+from betty.backends.torch.objective import Objective, ParameterModule, trainable, trainable_names
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.random import derived_seed, replaying
 from betty.backends.torch.stream import Loading, Stream
 from betty.backends.torch.trainer import EarlyStopping, Validation
+from betty.backends.torch.trajectory.tuning import Tuned
 from betty.backends.torch.updates import RULES
 from betty.ir.diagnostics import BettyError, Diagnostic, Field, SpecError
 from betty.ir.graph import Graph
 from betty.spec.load import Document
 from betty.spec.models import EngineSpec, ParameterSpec, ProblemSpec, Spec
+from betty.spec.readings import TunedSpec, parameter_diagnostics
 from betty.spec.resolve import Resolved, ResolvedProblem
 from betty.spec.targets import described
 
@@ -97,7 +99,11 @@ class _Builder:
             device=self.device,
             autocast=AUTOCAST[precision],
         )
-        optimizer = self._optimizer(name, modules[name], found.optimizer)
+        tuned, start = self._tuned(name, problem, modules), problem.initial.source if problem.initial else ""
+        if start:
+            self._check_start(name, modules[name], start, modules[start])
+        options = {one.option: float(one.value(trainable(modules[one.problem])).detach()) for one in tuned}
+        optimizer = self._optimizer(name, modules[name], found.optimizer, options)
         scheduler = None
         if found.scheduler is not None and optimizer is not None:
             scheduler = self._call(("problems", name, "scheduler"), found.scheduler, optimizer)
@@ -109,15 +115,54 @@ class _Builder:
             scheduler=scheduler,
             stream=self._stream(name, problem, found.data, precision),
             gradient_clipping=problem.gradient_clipping,
+            tuned=tuned,
+            starts_from=start,
         )
 
-    def _optimizer(self, name: str, module: nn.Module, make: Callable[[Any], Any] | None) -> Optimizer | None:
+    def _tuned(self, name: str, problem: ProblemSpec, modules: Mapping[str, nn.Module]) -> tuple[Tuned, ...]:
+        """The hyperparameters that are parameters of other problems."""
+        found = problem.optimizer.tuned if problem.optimizer else {}
+        return tuple(self._tuned_one(name, option, one, modules[one.problem]) for option, one in found.items())
+
+    def _tuned_one(self, name: str, option: str, tuned: TunedSpec, module: nn.Module) -> Tuned:
+        field = ("problems", name, "optimizer", "args", option, "from")
+        names = trainable_names(module)
+        if wrong := list(parameter_diagnostics(field, tuned, names)):
+            raise self.document.report(wrong)
+        position = names.index(tuned.parameter)
+        shape = list(trainable(module)[position].shape)
+        if trainable(module)[position].numel() != 1:
+            message = f"the parameter {tuned.parameter!r} of {tuned.problem!r} has the shape {shape}"
+            raise self.document.report(
+                [Diagnostic(code="bad-reading", field=field, message=message, expected="a parameter with one entry")]
+            )
+        return Tuned(option, tuned.problem, position, tuned.transform)
+
+    def _check_start(self, name: str, module: nn.Module, source: str, other: nn.Module) -> None:
+        """A problem can begin only where its parameters find their own shapes."""
+        own, theirs = ([tuple(leaf.shape) for leaf in trainable(one)] for one in (module, other))
+        if own != theirs:
+            raise self.document.report(
+                [
+                    Diagnostic(
+                        code="bad-start",
+                        field=("problems", name, "initial", "from"),
+                        message=f"the parameters of {source!r} have other shapes than those of {name!r}",
+                        expected=f"{len(own)} parameters of the shapes {', '.join(map(str, own))}",
+                        hint=f"give {source} the same module as {name}",
+                    )
+                ]
+            )
+
+    def _optimizer(
+        self, name: str, module: nn.Module, make: Callable[..., Any] | None, options: Mapping[str, float]
+    ) -> Optimizer | None:
         if make is None:
             return None
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if not parameters:
             raise self._wrong(name, "optimizer", "has nothing to optimise", "a module with trainable parameters")
-        optimizer = self._call(("problems", name, "optimizer"), make, parameters)
+        optimizer = self._call(("problems", name, "optimizer"), partial(make, **options), parameters)
         if not isinstance(optimizer, Optimizer):
             raise self._wrong(name, "optimizer", f"gave {type(optimizer).__name__}", "a torch.optim.Optimizer")
         if isinstance(optimizer, torch.optim.LBFGS):

@@ -25,6 +25,8 @@ class Problem:
         name: Unique name.
         loss: What the loss is called, for people.
         reads: Problems that the loss is known to read, its own name included where it does; ``None`` if unknown.
+        update_reads: Problems that its updates read beside the loss: those whose parameters are hyperparameters of its
+            optimiser, and the one whose parameters it starts from.
         optimizer: Short name of the optimiser's class; empty where the problem is never updated.
         unroll: Updates of this problem between two updates of an upper.
         accumulation: Micro-batches per update.
@@ -39,6 +41,7 @@ class Problem:
     name: str
     loss: str = ""
     reads: tuple[str, ...] | None = None
+    update_reads: tuple[str, ...] = ()
     optimizer: str = ""
     unroll: int = 1
     accumulation: int = 1
@@ -168,7 +171,7 @@ class Graph:
         return tuple(self.digraph.predecessors(name))
 
     def reads(self, name: str) -> tuple[str, ...]:
-        """Other problems whose parameters the loss of ``name`` reads, as the flows declare it."""
+        """Other problems whose parameters the loss of ``name``, or its updates, read, as the flows declare it."""
         return self._reads[name]
 
     def readers(self, name: str) -> tuple[str, ...]:

@@ -225,6 +225,11 @@ class Method:
         return self.solver.name == "unrolled"
 
     @property
+    def sees_updates(self) -> bool:
+        """Whether what the lower's updates read beside its loss (hyperparameters, a start) takes part."""
+        return self.trajectory or self.solver.name == "evolution_strategies"
+
+    @property
     def steps(self) -> int | None:
         """Updates of the lower that it looks back on; ``None`` where it looks at the last one alone."""
         found = dict(self.solver.options).get("steps")

@@ -39,6 +39,7 @@ def summary(plan: Plan, graph: Graph) -> dict[str, Any]:
 def _problem(problem: Problem) -> dict[str, Any]:
     found = dataclasses.asdict(problem)
     found["reads"] = list(problem.reads) if problem.reads is not None else None
+    found["update_reads"] = list(problem.update_reads)
     return found
 
 

@@ -41,6 +41,7 @@ SETTINGS: Table = {"iterations": WHOLE, "device": TEXT, "precision": TEXT, "seed
 PROBLEM: Table = {
     "loss": TEXT,
     "reads": NAMES,
+    "update_reads": NAMES,
     "optimizer": TEXT,
     "unroll": WHOLE,
     "accumulation": WHOLE,

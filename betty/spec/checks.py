@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from betty.ir.diagnostics import Diagnostic, Field, listing, nearest
 from betty.spec.fit import Fitted
 from betty.spec.models import EdgeSpec, ProblemSpec, Spec
+from betty.spec.readings import reading_diagnostics
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ def spec_diagnostics(spec: Spec, fitted: Fitted, names: Sequence[str]) -> Iterat
         )
     for name, problem in spec.problems.items():
         yield from _problem(("problems", name), name, problem, fitted)
+        if not fitted.without_problems:
+            yield from reading_diagnostics(spec, name, problem, names)
     if not fitted.without_problems:
         yield from edge_diagnostics(spec, fitted, names)
     yield from _engine(spec, fitted)

@@ -78,6 +78,7 @@ def _problem(name: str, problem: ProblemSpec, engine: EngineSpec, signature: Los
         name=name,
         loss=problem.loss.text if problem.loss else "",
         reads=signature.known if signature else None,
+        update_reads=problem.update_reads,
         optimizer=problem.optimizer.text.replace(":", ".").rpartition(".")[2] if problem.optimizer else "",
         unroll=problem.unroll,
         accumulation=problem.gradient_accumulation,

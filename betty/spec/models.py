@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator
 
 from betty.ir.diagnostics import nearest
 from betty.ir.methods import AUTO, Method
@@ -13,6 +13,7 @@ from betty.ir.records import Flow
 from betty.spec.fields import Name, OpenTarget, SpecModel, Target
 from betty.spec.issues import Issue, one_of, refuse, shown
 from betty.spec.method import method_issues, to_method
+from betty.spec.readings import StartSpec, TunedSpec, tuned_issues, tuned_of
 
 Precision = Literal["fp32", "bf16", "fp64"]
 INITS = ("zeros", "ones", "normal", "uniform")
@@ -89,7 +90,23 @@ class DataSpec(Target):
 
 
 class OptimizerSpec(OpenTarget):
-    """The optimiser of a problem, called with its parameters first; options may stand beside `target`."""
+    """The optimiser of a problem, called with its parameters first; options may stand beside `target`.
+
+    An option may be a parameter of a problem above this one: `lr: {from: tuner.log_rate, transform: exp}`, where the
+    transform is `identity`, `exp`, `softplus` or `sigmoid`.
+    """
+
+    @field_validator("args")
+    @classmethod
+    def _check_tuned(cls, args: dict[str, Any]) -> dict[str, Any]:
+        if issues := tuned_issues(args):
+            raise refuse(*issues)
+        return args
+
+    @property
+    def tuned(self) -> dict[str, TunedSpec]:
+        """The options that are parameters of other problems."""
+        return tuned_of(self.args)
 
 
 class SchedulerSpec(OpenTarget):
@@ -114,6 +131,11 @@ class ProblemSpec(SpecModel):
     optimizer: OptimizerSpec | None = Field(
         default=None, description="The optimiser; a problem without one is never updated."
     )
+    initial: StartSpec | None = Field(
+        default=None,
+        description="The problem above this one at whose parameters it begins anew after every step of that problem: "
+        "`{from: meta}`, a meta-learned initialisation.",
+    )
     scheduler: SchedulerSpec | None = Field(default=None, description="Learning-rate schedule, stepped once an update.")
     unroll: int = Field(
         default=1, ge=1, description="Updates of this problem between two updates of a problem above it."
@@ -128,6 +150,12 @@ class ProblemSpec(SpecModel):
     warm_up: int = Field(
         default=0, ge=0, description="Micro-batches of this problem before the problems above it begin to step."
     )
+
+    @property
+    def update_reads(self) -> tuple[str, ...]:
+        """Problems that its updates read beside its loss."""
+        tuners = [one.problem for one in self.optimizer.tuned.values()] if self.optimizer else []
+        return tuple(dict.fromkeys([*tuners, *([self.initial.source] if self.initial else [])]))
 
 
 class EdgeSpec(SpecModel):

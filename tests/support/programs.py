@@ -15,6 +15,7 @@ from betty.backends.torch.executor import Executor
 from betty.backends.torch.objective import Objective
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.stream import Loading, Stream
+from betty.backends.torch.trajectory.tuning import Tuned
 from betty.ir.compile import compile_graph
 from betty.ir.graph import Edge, Graph, Problem
 from betty.ir.methods import Method
@@ -44,6 +45,8 @@ class Part:
         unroll: Updates between two steps of an upper.
         accumulation: Micro-batches an update.
         clipping: Largest norm of an update's gradient.
+        tuned: Hyperparameters of the optimiser that are parameters of other problems.
+        starts_from: The problem at whose parameters this one begins anew.
     """
 
     name: str
@@ -56,6 +59,8 @@ class Part:
     unroll: int = 1
     accumulation: int = 1
     clipping: float | None = None
+    tuned: tuple[Tuned, ...] = ()
+    starts_from: str = ""
 
     def names(self) -> tuple[str, ...]:
         if self.reads is not None:
@@ -112,6 +117,9 @@ def _declared(part: Part, optimizer: Optimizer | None) -> Problem:
     return Problem(
         name=part.name,
         reads=part.names(),
+        update_reads=tuple(
+            dict.fromkeys([one.problem for one in part.tuned] + [part.starts_from] * bool(part.starts_from))
+        ),
         optimizer=type(optimizer).__name__ if optimizer else "",
         unroll=part.unroll,
         accumulation=part.accumulation,
@@ -130,6 +138,8 @@ def _live(part: Part, modules: dict[str, nn.Module], optimizer: Optimizer | None
         scheduler=part.scheduler(optimizer) if part.scheduler and optimizer else None,
         stream=_stream(part),
         gradient_clipping=part.clipping,
+        tuned=part.tuned,
+        starts_from=part.starts_from,
     )
 
 

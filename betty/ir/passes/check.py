@@ -30,7 +30,8 @@ class Check:
 def diagnose(graph: Graph) -> list[Diagnostic]:
     """Everything wrong with the program; fields are ``("edges", i, ...)`` or ``("problems", name, ...)``."""
     cycles = list(_cycles(graph))
-    return [*cycles, *_unread_flows(graph), *_undeclared_reads(graph), *([] if cycles else _unanswered(graph))]
+    reads = [*_unread_flows(graph), *_undeclared_reads(graph), *_undeclared_update_reads(graph), *_unseen(graph)]
+    return [*cycles, *reads, *([] if cycles else _unanswered(graph))]
 
 
 def _cycles(graph: Graph) -> Iterator[Diagnostic]:
@@ -54,7 +55,7 @@ def _unread_flows(graph: Graph) -> Iterator[Diagnostic]:
     for index, edge in enumerate(graph.edges):
         for reader, read, other in _flow_reads(edge):
             problem = graph.problem(reader)
-            if problem.reads is None or read in problem.reads:
+            if problem.reads is None or read in problem.reads or read in problem.update_reads:
                 continue
             yield Diagnostic(
                 code="unread-flow",
@@ -86,6 +87,40 @@ def _undeclared_reads(graph: Graph) -> Iterator[Diagnostic]:
                 expected="an edge for every problem that a loss reads",
                 hint=_missing_edge(graph, problem.name, read),
             )
+
+
+def _undeclared_update_reads(graph: Graph) -> Iterator[Diagnostic]:
+    for problem in graph.problems:
+        for read in problem.update_reads:
+            edge = graph.edge(read, problem.name)
+            if read not in graph or read == problem.name or (edge is not None and edge.flow.down):
+                continue
+            yield Diagnostic(
+                code="undeclared-read",
+                field=("problems", problem.name),
+                message=f"the updates of {problem.name!r} read {read!r}, but no flow brings it",
+                expected=f"an edge from the upper {read} to the lower {problem.name}, whose flow is down or both",
+                hint=f"flow: both on the edge {edge.name}"
+                if edge
+                else f"edges: - {{upper: {read}, lower: {problem.name}}}",
+            )
+
+
+def _unseen(graph: Graph) -> Iterator[Diagnostic]:
+    """Methods that look at the lower's loss alone, where the upper is read by the lower's updates alone."""
+    for index, edge in enumerate(graph.edges):
+        lower, method = graph.problem(edge.lower), edge.method
+        by_loss = lower.reads is None or edge.upper in lower.reads
+        if method is None or method.sees_updates or by_loss or edge.upper not in lower.update_reads:
+            continue
+        yield Diagnostic(
+            code="unseen-upper",
+            field=("edges", index, "method"),
+            message=f"{method.solver.name!r} looks at the loss of {edge.lower!r}, which does not read {edge.upper!r}: "
+            "its updates do, so that the response would be zero",
+            expected="a method that looks at updates: unrolled, forward_mode or evolution_strategies",
+            hint="method: unrolled",
+        )
 
 
 def _missing_edge(graph: Graph, reader: str, read: str) -> str:

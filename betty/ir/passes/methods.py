@@ -170,7 +170,11 @@ class ChooseMethods:
         def resolved(edge: Edge) -> Edge:
             if edge.method is not None:
                 return edge
-            method, reason = choose(graph.problem(edge.lower))
+            lower = graph.problem(edge.lower)
+            if edge.upper in lower.update_reads:
+                reason = f"the updates of {edge.lower} read {edge.upper}, which its loss alone does not show"
+                return replace(edge, method=preset("unrolled"), reason=reason)
+            method, reason = choose(lower)
             return replace(edge, method=method, reason=reason)
 
         return graph.map(edge=resolved)
