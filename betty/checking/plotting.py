@@ -39,11 +39,9 @@ def plot(check: Check, path: str | Path | None = None) -> Figure:
         path: Where to write the picture, as ``.png``, ``.svg`` or ``.pdf``; nowhere without.
 
     Raises:
-        ImportError: matplotlib is not installed; the message says how to install it.
-        BettyError: The ending is none of these, or the file cannot be written.
+        BettyError: matplotlib is not installed, the ending is none of these, or the file cannot be written.
     """
-    if path is not None and Path(path).suffix.lower() not in ENDINGS:
-        raise BettyError(f"a plot ends in one of {', '.join(ENDINGS)}, not {Path(path).name!r}")
+    check_possible(path)
     figure = _figure(check)
     if path is not None:
         try:
@@ -53,11 +51,22 @@ def plot(check: Check, path: str | Path | None = None) -> Figure:
     return figure
 
 
-def _figure(check: Check) -> Figure:
+def check_possible(path: str | Path | None) -> None:
+    """Whether a plot can be drawn and written to a file of this name.
+
+    Raises:
+        BettyError: matplotlib is not installed, or the ending is unknown.
+    """
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise ImportError("plots need matplotlib: pip install 'betty-mlo[plot]'") from None
+        raise BettyError("plots need matplotlib: pip install 'betty-mlo[plot]'") from None
+    if path is not None and Path(path).suffix.lower() not in ENDINGS:
+        raise BettyError(f"a plot ends in one of {', '.join(ENDINGS)}, not {Path(path).name!r}")
+
+
+def _figure(check: Check) -> Figure:
+    from matplotlib.figure import Figure
 
     class Shown(Figure):
         """A figure that notebooks show even where pyplot was never imported."""

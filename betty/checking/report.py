@@ -70,7 +70,7 @@ class Report:
         """Error against cost, a panel for each edge; written to ``path`` where one is given.
 
         Raises:
-            ImportError: matplotlib is not installed; the message says how to install it.
+            BettyError: matplotlib is not installed, or the file cannot be written.
         """
         from betty.checking.plotting import plot
 

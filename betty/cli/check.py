@@ -75,6 +75,8 @@ def check_command(  # noqa: PLR0913 - one argument an option
     """
     from betty.engine import Engine
 
+    if plot is not None:
+        _check_plot(plot)
     engine = Engine(spec, overrides=overrides, trust=trust)
     with _telling() as tell:
         report = _checked(
@@ -129,6 +131,13 @@ def _print(report: Report, as_json: bool) -> None:
         show(report.check, Console())
     else:
         print(report)
+
+
+def _check_plot(path: Path) -> None:
+    """Say before the work that its picture cannot be drawn."""
+    from betty.checking.plotting import check_possible
+
+    check_possible(path)
 
 
 def _write(report: Report, spec: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -81,6 +82,30 @@ def test_detached() -> None:
     # Along the adjoint theta - 1 = (0, 1): H = I where the detach is heeded, I + 0.8 diag(theta) where it is not.
     assert found is not None and found.value == pytest.approx(1.6 / 2.6, rel=1e-4)
     assert "detach()" in found.message
+
+
+class Once(torch.autograd.Function):
+    """A square whose gradient torch takes for a constant, without a word."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        ctx.save_for_backward(value)
+        return value.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (value,) = ctx.saved_tensors
+        return 2 * value * gradient
+
+
+def test_a_gradient_that_is_taken_for_a_constant() -> None:
+    def loss(theta: Tensor, x: Tensor) -> Tensor:
+        value: Tensor = Once.apply(theta).sum() + theta.square().sum() + (theta * x).sum()  # type: ignore[no-untyped-call]
+        return value
+
+    found = flag(flagged(two_level(loss, at(1.0, 2.0), X)), "detached")
+    assert found is not None and found.value == pytest.approx(0.5, rel=1e-4)  # H = 4 I, of which 2 I is seen
 
 
 def test_not_detached() -> None:

@@ -195,8 +195,8 @@ def detached(point: Point) -> Flag | None:
         "detached",
         found.left,
         f"finite differences see what exact products do not: they differ by {_part(found.left)} of the product, "
-        "however small their step. The loss uses detach() (or no_grad, or .data) on what depends on "
-        f"{point.lower}",
+        "however small their step. The loss uses detach() (or no_grad, .data, a function without a second "
+        f"derivative) on what depends on {point.lower}",
         "if the detach is meant, take an exact product (forward or reverse); if not, remove it from the loss",
     )
 
