@@ -20,6 +20,7 @@ from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.respond import aid_of, answer_by_estimate, answer_by_solve, answer_by_trajectory, standing
 from betty.backends.torch.tape import Adjoint
 from betty.backends.torch.trajectory.recorder import Recorder
+from betty.backends.torch.trajectory.replay import player
 from betty.backends.torch.tree import Tree, add, detach, scale
 from betty.backends.torch.updates import clip
 from betty.ir.methods import Method
@@ -196,7 +197,11 @@ class Executor:
                 memory["solution"] = solution.value
         else:
             assert frame.evaluation is not None
-            answer = answer_by_estimate(point, adjoint, item.method, Occasion(frame.evaluation.loss.detach(), memory))
+            again = player(lower, item.method.steps or 1) if item.method.sees_updates else None
+            # A dry run draws what the step to come will draw.
+            seed = frame.problem.count + frame.dry
+            occasion = Occasion(frame.evaluation.loss.detach(), memory, seed, again)
+            answer = answer_by_estimate(point, adjoint, item.method, occasion)
             gains, status, stats = dict(answer.gains), answer.status, answer.stats
         self._report(item, status)
         frame.metrics.update({f"{item.slot}.{key}": value for key, value in stats.items()})

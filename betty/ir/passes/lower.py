@@ -51,7 +51,9 @@ class Memory:
             self.keep = max(self.keep, accumulation * steps)
         elif name == "forward_mode":
             self.tangents = tuple(dict.fromkeys((*self.tangents, target)))
-        elif name == "evolution_strategies" or method.solver["remat"]:
+        elif name == "evolution_strategies":
+            self.keep, self.replay = max(self.keep, accumulation), max(self.replay, steps)
+        elif method.solver["remat"]:
             self.replay = max(self.replay, steps)
         else:
             self.tape = max(self.tape, steps)

@@ -6,6 +6,7 @@ from betty.backends.torch.methods.base import Aid, Inverse, Linearization, Lower
 from betty.backends.torch.methods.cg import CG
 from betty.backends.torch.methods.dense import Dense
 from betty.backends.torch.methods.estimators import Answer, Estimator, Occasion
+from betty.backends.torch.methods.evolution_strategies import EvolutionStrategies
 from betty.backends.torch.methods.finite_difference import FiniteDifference
 from betty.backends.torch.methods.forward import Forward
 from betty.backends.torch.methods.identity import Identity
@@ -32,7 +33,11 @@ PRODUCTS: dict[str, type[Product]] = {
     "forward": Forward,
     "finite_difference": FiniteDifference,
 }
-ESTIMATORS: dict[str, type[Estimator]] = {"penalty": Penalty, "reinforce": Reinforce}
+ESTIMATORS: dict[str, type[Estimator]] = {
+    "penalty": Penalty,
+    "reinforce": Reinforce,
+    "evolution_strategies": EvolutionStrategies,
+}
 
 
 def inverse(call: Call) -> Inverse:
@@ -56,6 +61,7 @@ __all__ = [
     "Answer",
     "Dense",
     "Estimator",
+    "EvolutionStrategies",
     "FiniteDifference",
     "Forward",
     "Identity",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,15 @@ class Occasion:
         loss: The target's loss at this step, detached.
         memory: What the estimator has left here at the target's earlier steps: tensors, tuples of tensors and
             numbers. What it leaves is part of checkpoints.
+        seed: Of random numbers; another at every micro-batch of the target.
+        again: Makes the lower's last updates again with its uppers moved by the trees given; the lower's parameters
+            then. ``None`` where updates are not kept.
     """
 
     loss: Tensor
     memory: dict[str, Any]
+    seed: int = 0
+    again: Callable[[Mapping[str, Tree]], Tree] | None = None
 
 
 @dataclass(frozen=True)

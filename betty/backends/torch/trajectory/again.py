@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
+from betty.backends.torch.objective import Objective, Sample
 from betty.backends.torch.random import replaying
 from betty.backends.torch.swap import BufferValues, copied
 from betty.backends.torch.tape import Reading, Segment
@@ -91,28 +92,37 @@ def _evaluate(
     graph: bool,
 ) -> BufferValues:
     """Add the gradient of one micro-batch; buffers are written to as they were."""
-    objective = problem.objective
     readings = [_meant(reading, into) for reading in micro.readings]
     for reading in readings:
         if reading.problem in into:
             segment.read(reading.problem, reading.version, reading.tensors)
     stand_ins = {problem.name: segment.before, **{one.problem: one.tensors for one in readings}}
+    found, after = gradient_again(problem.objective, micro.sample, stand_ins, segment.before, buffers, graph=graph)
+    segment.gain(found)
+    return after
+
+
+def gradient_again(
+    objective: Objective,
+    sample: Sample,
+    stand_ins: Mapping[str, Tree],
+    by: Tree,
+    buffers: BufferValues,
+    *,
+    graph: bool,
+) -> tuple[Tree, BufferValues]:
+    """The gradient of a micro-batch's loss with the masks of its evaluation and ``buffers``; the buffers it leaves."""
     # Copies: the graph may have saved the buffers of one evaluation, and the next one writes to them.
-    values, device = copied(buffers), objective.device
     with (
-        replaying(micro.sample.random, device, host=objective.host_draws),
+        replaying(sample.random, objective.device, host=objective.host_draws),
         objective.differentiable(),
-        objective.buffers.holding(values),
+        objective.buffers.holding(copied(buffers)),
         objective.holding(stand_ins),
         torch.enable_grad(),
     ):
-        loss = objective.held(micro.sample.batch).loss
-        gradient = torch.autograd.grad(
-            loss, segment.before, create_graph=graph, allow_unused=True, materialize_grads=True
-        )
-        after = objective.buffers.held()
-    segment.gain(gradient)
-    return after
+        loss = objective.held(sample.batch).loss
+        found = torch.autograd.grad(loss, by, create_graph=graph, allow_unused=True, materialize_grads=True)
+        return found, objective.buffers.held()
 
 
 def _meant(reading: Reading, into: Container[str]) -> Reading:
@@ -120,8 +130,3 @@ def _meant(reading: Reading, into: Container[str]) -> Reading:
     if reading.problem in into:
         return reading
     return Reading(reading.problem, reading.version, detach(reading.tensors))
-
-
-def tensors_of(readings: Sequence[Reading]) -> dict[str, Tree]:
-    """What readings have seen, by problem."""
-    return {reading.problem: reading.tensors for reading in readings}

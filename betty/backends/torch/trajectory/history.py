@@ -43,7 +43,8 @@ class Record:
 
     Args:
         version: Updates before this one.
-        start: Where the problem stood, if that is not where the update before has left it or was not kept.
+        start: Where the problem stood; kept for some updates alone.
+        edited: Whether that is not where the update before has left it.
         origin: Where the parameters were copied from, if the problem began anew with this update.
         micros: Its micro-batches in order.
         groups: Hyperparameters of each parameter at the update, but for those that a problem tunes.
@@ -52,6 +53,7 @@ class Record:
 
     version: int
     start: Snapshot | None = None
+    edited: bool = False
     origin: Reading | None = None
     micros: list[Micro] = field(default_factory=list)
     groups: tuple[Group | None, ...] = ()
@@ -79,8 +81,9 @@ class History:
         """Open the record of an update that is about to be made."""
         if origin is not None:
             self.clear()
-        known = self.records and self._since() < self.stride and self._untouched(problem)
-        self.open = Record(problem.version, None if known else snapshot(problem), origin)
+        edited = bool(self.records) and not self._untouched(problem)
+        known = self.records and not edited and self._since() < self.stride
+        self.open = Record(problem.version, None if known else snapshot(problem), edited, origin)
 
     def close(self, problem: LiveProblem, groups: Sequence[Group | None], tuners: Sequence[Reading]) -> None:
         """Take the open record in, after its update has been made; forget what no update kept depends on."""
