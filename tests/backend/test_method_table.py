@@ -33,7 +33,7 @@ def test_every_estimator_has_tests_of_its_own() -> None:
 def test_the_backend_knows_the_same_methods() -> None:
     assert set(backend.INVERSES) == set(INVERSES)
     assert set(backend.PRODUCTS) == set(PRODUCTS)
-    assert set(backend.ESTIMATORS) | {"evolution_strategies"} == set(ESTIMATORS)
+    assert set(backend.ESTIMATORS) == set(ESTIMATORS)
 
 
 @pytest.mark.parametrize("name", sorted(INVERSES))

@@ -29,10 +29,16 @@ def settled(
     points = stationary(program, random_points(program, seed=0))
     built = build(program.cast(dtype), methods, {name: point.to(dtype) for name, point in points.items()})
     for name in program.below("top"):
-        if built.program[name].tape.maxlen:
+        if looks_back(built, name):
             scatter(built, name)
             built.follow([name] * STEPS)
     return built
+
+
+def looks_back(built: Built, name: str) -> bool:
+    """Whether something of the problem's updates is kept."""
+    problem = built.program[name]
+    return bool(problem.tape.maxlen or problem.history.length or problem.tangents)
 
 
 def scatter(built: Built, name: str) -> None:
@@ -146,7 +152,7 @@ def test_a_short_unrolled_response_is_the_neumann_series_of_its_steps(program: Q
 def test_a_step_descends_along_the_hypergradient(case: MethodCase) -> None:
     program = generate(LAYOUTS["chain with a skip"], sizes=(3, 2), seed=1)
     built = settled(program, case.method(program, STEPS))
-    built.follow([name for name in program.below("top") if not built.program[name].tape.maxlen])
+    built.follow([name for name in program.below("top") if not looks_back(built, name)])
     before, expected = flat(built.program.parameters("top")), built.executor.hypergradient("top").gradient
     outcome = built.executor.step("top")
     assert_same(outcome.gradient, expected)

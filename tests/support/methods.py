@@ -32,7 +32,8 @@ class MethodCase:
     options: tuple[tuple[str, Value], ...] = ()
 
     def __str__(self) -> str:
-        return "+".join(filter(None, (self.solver, self.product)))
+        switched = (name for name, value in self.options if value is True)
+        return "+".join(filter(None, (self.solver, self.product, *switched)))
 
     def method(self, program: QuadraticProgram, steps: int = 40) -> Method:
         """The method with enough terms, or enough updates, for the program's condition."""
@@ -83,7 +84,11 @@ IMPLICIT_CASES = (
 )
 BIASED = ("identity", "sama", "nystrom")
 """Inverses that put another matrix in the place of the inverse Hessian, however long they run."""
-TRAJECTORY_CASES = (MethodCase("unrolled", "", EXACT),)
+TRAJECTORY_CASES = (
+    MethodCase("unrolled", "", EXACT),
+    MethodCase("unrolled", "", EXACT, (("remat", True),)),
+    MethodCase("forward_mode", "", EXACT),
+)
 ESTIMATOR_CASES = (MethodCase("penalty", "", {torch.float64: 1e-8, torch.float32: 1e-2}),)
 """Estimators that do not draw; the others have tests of their means."""
 METHOD_CASES = IMPLICIT_CASES + TRAJECTORY_CASES + ESTIMATOR_CASES
