@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from betty.backends.torch.check import Request, check_program
+from betty.backends.torch.check.candidates import name_of
 from betty.backends.torch.check.reference import compare
 from betty.ir.methods import INVERSES, PRODUCTS, Method, complete, preset
 from betty.ir.records import Value
@@ -125,3 +126,17 @@ def test_every_edge_that_carries_a_response(layout: str) -> None:
     assert set(found.silent) == {one.name for one in built.graph.edges} - carrying
     for one in found.edges:
         assert one.rows[0].error < 1e-9 and one.recommendation is not None and not one.recommendation.change
+
+
+def test_mixed_methods_along_a_chain() -> None:
+    """Trajectories and solves together: every edge is measured with the other one as it is."""
+    from tests.support.quadratics import generate
+
+    program = generate(LAYOUTS["chain acted on twice"], (2, 3), seed=3)
+    methods = {("mid", "low"): preset("unrolled"), ("top", "mid"): paired("cg"), ("top", "low"): preset("unrolled")}
+    built = build(program, methods, random_points(program, 2), unroll=2)
+    found = check_program(built.graph, built.program, Request(iterations=8, points=2))
+    for one in found.edges:
+        assert row(one, name_of(methods[one.upper, one.lower])).error < 1e-6, one.name
+        assert sum(each.ran for each in one.rows) > 20
+    assert found.edges

@@ -199,6 +199,39 @@ def test_a_loss_that_fails_in_double_precision() -> None:
     assert any("own precision, as its losses fail in double precision" in note for note in found.notes)
 
 
+def test_a_loss_that_draws_otherwise_in_double_precision() -> None:
+    def loss(theta: Tensor, x: Tensor) -> Tensor:
+        noise = torch.rand_like(theta)
+        return 0.5 * ((1 + noise) * theta.square()).sum() + theta.sum() * x.sum()
+
+    found = only(checked(two_level(loss, THETA.float(), X.float()), methods=(preset("dense"),)))
+    assert row(found, "dense + reverse").error < 1e-5
+    assert any("draw differently in double precision" in note for note in found.notes)
+
+
+def test_dropout_draws_the_same_in_both_precisions() -> None:
+    def loss(theta: Tensor, x: Tensor) -> Tensor:
+        kept = nn.functional.dropout(theta, 0.5)
+        return 0.5 * (kept.square() + theta.square()).sum() + theta.sum() * x.sum()
+
+    start = torch.arange(1.0, 33.0) / 8
+    found = only(checked(two_level(loss, start, X.float()), methods=(preset("dense"),)))
+    assert row(found, "dense + reverse").error < 1e-5 and not found.notes
+
+
+def test_a_program_without_responses() -> None:
+    from tests.support.programs import Part, assemble
+
+    def alone(one: Any) -> Tensor:
+        value: Tensor = one.parameters["theta"].square().sum()
+        return value
+
+    from betty.backends.torch.objective import ParameterModule
+
+    found = checked(assemble([Part(name="one", module=ParameterModule({"theta": THETA}), loss=alone)], []))
+    assert found.edges == () and "check toy" in repr(Report(found))
+
+
 def test_single_precision_is_compared_with_double() -> None:
     lower = bowl(3.0, 1.0, 2.0)
     found = only(checked(two_level(lower, THETA.float(), X.float()), methods=(preset("dense"),)))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from betty.backends.torch.check.candidates import responses
 from betty.backends.torch.check.flags import Point
-from betty.backends.torch.check.reference import Reference
+from betty.backends.torch.check.reference import Reference, looks_back
 from betty.backends.torch.check.replica import replica
 from betty.backends.torch.check.windows import Window, hand
 from betty.backends.torch.executor import Executor
@@ -18,6 +18,7 @@ from betty.backends.torch.objective import Sample
 from betty.backends.torch.program import Program
 from betty.backends.torch.respond import standing
 from betty.backends.torch.tree import Tree, flatten
+from betty.ir.diagnostics import BettyError
 from betty.ir.graph import Edge
 from betty.ir.methods import PRODUCTS, complete
 
@@ -80,6 +81,8 @@ class Finder:
     def _moved(self, by: Tree) -> Tensor:
         """The reference hypergradient with the lower's parameters moved; the program itself stays."""
         assert self.solution is not None
+        if looks_back(self.solution.plan, self.window.target):
+            raise BettyError("another edge's method looks back on updates that began elsewhere")
         program = replica(self.solution.program, self.solution.dtype)
         with torch.no_grad():
             for parameter, change in zip(program.parameters(self.edge.lower), by, strict=True):

@@ -30,7 +30,7 @@ RESIDUAL = 1e-10
 SLOPPY = 1e-4
 """Relative residual beyond which a reader is told."""
 AGREEMENT = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""How far, relatively, the target's loss may differ between the precisions before their draws are taken to differ."""
+"""How far, relatively, a loss may differ between the precisions before their draws are taken to differ."""
 LONGEST = 200
 """Characters of a reason."""
 LOOSE = 5e-2
@@ -127,7 +127,7 @@ class Referee:
 
     def _evaluate(self, method: Method, text: str, window: Window, at: Program, dtype: torch.dtype | None) -> Reference:
         plan = plan_with(self.graph, self.edge, method)
-        if self.unrolled:
+        if looks_back(plan, self.target):
             program, executor = window.replay(plan, dtype)
         else:
             program = replica(at, dtype)
@@ -136,7 +136,7 @@ class Referee:
         gradient = flatten(outcome.gradient).detach().double()
         if not bool(torch.isfinite(gradient).all()):
             raise NoReferenceError("it is not finite")
-        if dtype is not None and not _same_loss(window, at, program):
+        if dtype is not None and not self._same_draws(window, at, dtype):
             found = self._evaluate(method, text, window, at, None)
             return replace(found, notes=(*found.notes[1:], DRAWS))
         left = [float(value) for key, value in outcome.metrics.items() if key.endswith(".residual")]
@@ -144,6 +144,24 @@ class Referee:
         if method.implicit and left and max(left) > SLOPPY:
             notes.append(f"the reference is inexact: its solve ends with a relative residual of {max(left):.1e}")
         return Reference(gradient, text, plan, program, dtype, tuple(notes))
+
+    def _same_draws(self, window: Window, at: Program, dtype: torch.dtype) -> bool:
+        """Whether the losses of target and lower are the same numbers in both precisions, up to rounding.
+
+        They are not where a loss draws noise in the precision of its parameters.
+        """
+        own, exact, lower = at, replica(at, dtype), self.edge.lower
+        pairs = [(window.target, _drawn(window, own), _drawn(window, exact))]
+        pairs += [(lower, *both) for both in zip(own[lower].kept, exact[lower].kept, strict=True)]
+        return all(
+            _same(_loss(own, name, one), _loss(exact, name, other), at_precision(at, name))
+            for name, one, other in pairs
+        )
+
+
+def looks_back(plan: Plan, target: str) -> bool:
+    """Whether anything in the target's hypergradient depends on updates before the last one."""
+    return any(not item.method.implicit for item in plan.step(target).responses)
 
 
 OWN = "the reference is in the program's own precision, as its losses fail in double precision"
@@ -154,19 +172,20 @@ def at_precision(program: Program, name: str) -> torch.dtype:
     return next((leaf.dtype for leaf in program[name].parameters), torch.float32)
 
 
-def _same_loss(window: Window, at: Program, program: Program) -> bool:
-    """Whether the target's loss is the same number in both precisions, up to rounding."""
-    own, exact = (_loss(window, one) for one in (replica(at), program))
-    allowed = AGREEMENT.get(at_precision(at, window.target), LOOSE)
-    return abs(own - exact) <= allowed * (1e-3 + abs(own))
+def _same(own: float, exact: float, dtype: torch.dtype) -> bool:
+    return abs(own - exact) <= AGREEMENT.get(dtype, LOOSE) * (1e-3 + abs(own))
 
 
-def _loss(window: Window, program: Program) -> float:
-    hand(program, window.last)
-    problem = program[window.target]
-    batch = problem.stream.peek() if problem.stream is not None else None
+def _loss(program: Program, name: str, sample: Sample) -> float:
     with torch.no_grad():
-        return float(problem.objective.pure(Sample(batch, window.last.random), {}))
+        return float(program[name].objective.pure(sample, {}))
+
+
+def _drawn(window: Window, program: Program) -> Sample:
+    """What the target draws in its step."""
+    hand(program, window.last)
+    stream = program[window.target].stream
+    return Sample(stream.peek() if stream is not None else None, window.last.random)
 
 
 def first_line(error: BaseException) -> str:
