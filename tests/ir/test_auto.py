@@ -157,7 +157,7 @@ def test_what_is_chosen_can_answer(case: str) -> None:
     assert misfit(method, problem) is None
 
 
-UNFIT = {
+UNFIT: dict[str, tuple[Problem, dict[str, Any], str]] = {
     "sama": (lower(LARGE, "Rprop"), {}, "'sama' needs the optimiser's adaptation"),
     "dense": (lower(LARGE), {}, "the Hessian of 'low' has 20,001 rows, more than the limit of 5,000"),
     "cg": (lower(replace(LARGE, **ONCE)), {}, "'reverse' differentiates the loss of 'low' twice"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from betty.backends.torch.draws import may_draw
+from betty.backends.torch.duals import tangent
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.swap import Buffers, Places
@@ -111,6 +112,8 @@ class Objective:
         self._parameters = {key: Places(module) for key, module in modules.items()}
         self.buffers = Buffers(modules.values())
         self.host_draws = may_draw(loss, modules.values())
+        self.smooth_tangents = True
+        """Whether tangents of the loss are known to be differentiable, or not known not to be."""
         self._recurrent = any(isinstance(part, nn.RNNBase) for one in modules.values() for part in one.modules())
 
     def live(self, batch: Any) -> Evaluation:
@@ -141,6 +144,14 @@ class Objective:
             if not loss.requires_grad:
                 return tuple(torch.zeros_like(leaf) for leaf in by)
             return torch.autograd.grad(loss, by, allow_unused=True, materialize_grads=True)
+
+    def slope(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]], by: Sequence[Tensor]) -> Tree:
+        """The gradient of the pure loss's tangent, where stand-ins carry tangents; zeros where it has none."""
+        with replaying(sample.random, self.device, host=self.host_draws), self.holding(stand_ins, buffers=True):
+            change = tangent(self._evaluate(sample.batch, self._loose, lenient=True).loss)
+            if not change.requires_grad:
+                return tuple(torch.zeros_like(leaf) for leaf in by)
+            return torch.autograd.grad(change, by, allow_unused=True, materialize_grads=True)
 
     def standing_in(self, batch: Any, stand_ins: Mapping[str, Sequence[Tensor]], *, buffers: bool) -> Evaluation:
         """The evaluation with other tensors in place; with ``buffers``, those of the modules are spared."""

@@ -50,9 +50,11 @@ def scale(factor: Scalar, tree: Sequence[Tensor]) -> Tree:
 
 
 def axpy(factor: Scalar, x: Sequence[Tensor], y: Sequence[Tensor]) -> Tree:
-    """``factor * x + y``."""
+    """``factor * x + y``, as a constant: no derivative is taken by ``factor``."""
     if isinstance(factor, Tensor):
-        return add(scale(factor, x), y)
+        if factor.device.type != "cpu":
+            return add(scale(factor, x), y)
+        factor = factor.item()  # there is no device to wait for, and one kernel does
     return tuple(torch._foreach_add(list(y), list(x), alpha=factor)) if y else ()
 
 
