@@ -1,4 +1,4 @@
-"""``{method-options} NAME``: the options of an inverse, a product or a trajectory method, from the method table."""
+"""Tables of methods from the code: ``{method-options} KIND NAME`` and ``{auto-rules}``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from betty.ir import methods
-from betty.ir.methods import INVERSES, PRODUCTS, TRAJECTORIES, Option
+from betty.ir.methods import ESTIMATORS, INVERSES, PRODUCTS, TRAJECTORIES, Option
+from betty.ir.passes import methods as choosing
+from betty.ir.passes.methods import RULES
 
-TABLES = {"inverse": INVERSES, "product": PRODUCTS, "trajectory": TRAJECTORIES}
+TABLES = {"inverse": INVERSES, "product": PRODUCTS, "trajectory": TRAJECTORIES, "estimator": ESTIMATORS}
 
 
 def options_table(kind: str, name: str) -> str:
@@ -41,6 +43,21 @@ class MethodOptions(SphinxDirective):
         return self.parse_text_to_nodes(options_table(*self.arguments))
 
 
+def rules_table() -> str:
+    """A Markdown table of the rules of ``auto``, first to last."""
+    rows = [f"| {rule.when} | `{rule.method.brief()}` |" for rule in RULES]
+    return "\n".join(["| Holds for the lower | Method |", "| --- | --- |", *rows])
+
+
+class AutoRules(SphinxDirective):
+    """Insert :func:`rules_table`."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(inspect.getfile(choosing))
+        return self.parse_text_to_nodes(rules_table())
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("method-options", MethodOptions)
+    app.add_directive("auto-rules", AutoRules)
     return {"parallel_read_safe": True}

@@ -8,6 +8,7 @@ the time, and in forward mode not at all.
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -39,7 +40,7 @@ def methods(steps: int) -> dict[str, Method]:
 def network() -> nn.Module:
     torch.manual_seed(0)
     sizes = (16, WIDTH, WIDTH, 1)
-    layers = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), nn.Tanh())]
+    layers = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.Tanh())]
     return nn.Sequential(*layers)
 
 
