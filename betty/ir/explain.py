@@ -185,8 +185,17 @@ def _chain(step: Step) -> str:
         return f"{chain}, never updated"
     if update.every > 1:
         chain = f"({chain}) ×{update.every}"
-    tape = f", records the last {plural(update.tape, 'update')}" if update.tape else ""
-    return f"{chain} -> {update.optimizer}{tape}"
+    return ", ".join([f"{chain} -> {update.optimizer}", *_kept_of(update)])
+
+
+def _kept_of(update: Update) -> Iterator[str]:
+    """What is kept of updates, for responses that look back on them."""
+    if update.tape:
+        yield f"records the last {plural(update.tape, 'update')}"
+    if update.replay:
+        yield f"can make the last {plural(update.replay, 'update')} again"
+    if update.tangents:
+        yield f"carries derivatives for {', '.join(update.tangents)}"
 
 
 def _keeps(item: Instruction) -> str:

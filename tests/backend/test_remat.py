@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from betty.backends.torch.executor import Executor
 from betty.backends.torch.objective import View
 from betty.ir.methods import Method, preset
-from tests.support.compare import assert_close, assert_same, assert_untouched, picture
+from tests.support.compare import assert_close, assert_same, assert_untouched, flat, picture
 from tests.support.optimizers import OPTIMIZER_CASES, OptimizerCase
 from tests.support.programs import Built, Part, assemble, edge
 from tests.support.towers import Tower
@@ -195,3 +196,15 @@ def test_kept_states_are_as_many_as_the_root_of_the_updates(steps: int) -> None:
     assert len(records) >= steps
     assert states <= math.isqrt(steps) + 2
     assert not built.program["low"].tape
+
+
+@pytest.mark.parametrize("method", [unrolled(4, remat=True), preset("forward_mode")], ids=lambda one: one.solver.name)
+def test_another_executor_of_the_same_program_goes_on(method: Method) -> None:
+    """As a profiled run makes one after a plain run."""
+    built = Lower(CASES["Adam"]).live(4, method)
+    built.follow(["low"] * 3)
+    first = hypergradient(built)
+    other = Executor(built.plan, built.program)
+    assert_same([flat(other.hypergradient("up").gradient)], [first])
+    other.step("low")
+    assert not torch.equal(flat(other.hypergradient("up").gradient), first)

@@ -72,10 +72,14 @@ class History:
 
     def __init__(self, length: int) -> None:
         self.length = length
-        self.stride = math.isqrt(length - 1) + 1 if length else 0
         self.records: list[Record] = []
         self.open: Record | None = None
         self._left: tuple[tuple[Tensor, int], ...] = ()
+
+    @property
+    def stride(self) -> int:
+        """Updates between two states kept."""
+        return math.isqrt(self.length - 1) + 1 if self.length else 0
 
     def begin(self, problem: LiveProblem, origin: Reading | None) -> None:
         """Open the record of an update that is about to be made."""

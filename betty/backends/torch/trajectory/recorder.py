@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.tape import Reading, Segment, holders, updated, write
-from betty.backends.torch.trajectory.history import History, Micro
+from betty.backends.torch.trajectory.history import Micro
 from betty.backends.torch.trajectory.tangents import Tangents
 from betty.backends.torch.trajectory.tuning import show, tuned_groups, values_of
 from betty.backends.torch.tree import Tree, detach, leaves
@@ -42,8 +42,11 @@ class Recorder:
         if update is None:
             return
         problem.tape = deque(problem.tape, maxlen=update.tape)
-        problem.history = History(update.replay)
-        problem.tangents = {target: _tangents(plan, step.problem, target) for target in update.tangents}
+        # What an earlier executor of the same program has kept stays.
+        problem.history.length = update.replay
+        fresh = {target: _tangents(plan, step.problem, target) for target in update.tangents}
+        known = problem.tangents
+        problem.tangents = {key: known[key] if one.same_as(known.get(key)) else one for key, one in fresh.items()}
 
     def into(self, name: str) -> tuple[str, ...]:
         """The problems into which looking back on the updates of ``name`` passes something."""

@@ -61,6 +61,10 @@ class Tangents:
         self.by, self.reset = tuple(by), reset
         self.columns: list[Column] = []
 
+    def same_as(self, other: Tangents | None) -> bool:
+        """Whether ``other`` carries the same derivatives."""
+        return other is not None and (self.by, self.reset) == (other.by, other.reset)
+
     def begin(self, problem: LiveProblem, reads: Mapping[str, Tree], origin: str | None) -> None:
         """Before an update: columns where there are none yet; identity for the problem that it begins anew from."""
         if origin is not None:
