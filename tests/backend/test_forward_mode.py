@@ -11,7 +11,8 @@ from torch import Tensor
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.objective import Evaluation, ParameterModule, View
 from betty.ir.methods import Method, preset
-from tests.support.compare import assert_close, assert_same, assert_untouched, picture
+from tests.backend.test_remat import noisy
+from tests.support.compare import assert_close, assert_same, assert_untouched, flat, picture
 from tests.support.optimizers import MATRIX_CASES, OPTIMIZER_CASES, OptimizerCase
 from tests.support.programs import Built, Part, assemble, edge
 from tests.support.quadratics import LAYOUTS, QuadraticProgram, build, generate, programs, random_points
@@ -200,3 +201,16 @@ def test_a_lower_that_has_not_moved_yet() -> None:
     built = Lower(PLAIN).live(1, RESET)
     with pytest.raises(RunError, match="'low' has made no update yet"):
         hypergradient(built)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_masks_buffers_and_schedules_are_those_of_the_updates(count: int) -> None:
+    """The output depends on a buffer that is written under ``torch.no_grad``: constant in forward mode too."""
+    found = []
+    for method in (unrolled(count), RESET):
+        torch.manual_seed(1)
+        built = noisy(method)
+        built.follow(["low"] * count)
+        found.append((hypergradient(built), flat(built.program.parameters("low"))))
+    assert_close(found[1][1], found[0][1], 1e-12)
+    assert_close(found[1][0], found[0][0], 1e-9)

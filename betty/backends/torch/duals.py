@@ -6,20 +6,32 @@ import functools
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
 
 from betty.backends.torch.tree import Tree
 
 
 @contextmanager
 def dual_level() -> Iterator[None]:
-    """A level within which tensors may carry tangents."""
+    """A level within which tensors may carry tangents; what is computed under ``torch.no_grad`` carries none."""
     _load_formulas()
-    with forward_ad.dual_level():
+    with forward_ad.dual_level(), _Constant():
         yield
+
+
+class _Constant(TorchFunctionMode):
+    """Let ``torch.no_grad`` make constants in forward mode as it does in reverse: torch itself carries tangents on."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func is torch._C._set_grad_enabled:
+            torch._C._set_fwd_grad_enabled(args[0])
+        return found
 
 
 def duals(primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Tree:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -14,7 +13,7 @@ from betty.backends.torch.duals import dual_level, duals, tangent
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.tape import updated
 from betty.backends.torch.trajectory.tuning import tuned_groups
-from betty.backends.torch.tree import Tree, add, dot, scale, zeros_like
+from betty.backends.torch.tree import Tree, add, detach, dot, scale, zeros_like
 from betty.backends.torch.updates import Group, State, clip, rule_for
 
 if TYPE_CHECKING:
@@ -154,8 +153,8 @@ def _through(
     assert problem.optimizer is not None
     rule = rule_for(problem.optimizer)
     assert rule is not None
-    with dual_level(), torch.no_grad():
-        present = {**reads, **_moved(column, reads)}
+    with dual_level():
+        present = {**{name: detach(tree) for name, tree in reads.items()}, **_moved(column, reads)}
         states = tuple(
             _dual_state(problem.optimizer.state.get(live, {}), known)
             for live, known in zip(problem.parameters, column.states, strict=True)
