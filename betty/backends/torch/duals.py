@@ -20,7 +20,7 @@ from betty.backends.torch.tree import Tree
 def dual_level() -> Iterator[None]:
     """A level within which tensors may carry tangents; what is computed under ``torch.no_grad`` carries none."""
     _load_formulas()
-    with forward_ad.dual_level(), _Constant():
+    with forward_ad.dual_level(), torch.enable_grad(), _Constant():
         yield
 
 
