@@ -247,3 +247,22 @@ def test_buffers_are_not_part_of_the_start() -> None:
     norm = built.program["low"].module.norm
     assert int(norm.num_batches_tracked) >= 3
     assert bool(torch.isfinite(hypergradient(built, "meta")).all())
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_an_episode_whose_first_update_fails_begins_anew_again(method: str) -> None:
+    found = []
+    for broken in (False, True):
+        built = quadratic(3, 1, METHODS[method], 2, 0.2, [torch.ones(3, dtype=D), torch.zeros(3, dtype=D)])
+        built.follow(["low", "low", "meta"])
+        if broken:
+            stream = built.program["low"].stream
+            assert stream is not None
+            batch = stream.peek()
+            stream._peeked.append("no batch")
+            with pytest.raises(TypeError):
+                built.executor.step("low")
+            assert stream.peek() is batch
+        built.follow(["low", "low"])
+        found.append(hypergradient(built, "meta"))
+    assert_same(found[1:], found[:1])

@@ -47,6 +47,8 @@ def picture(built: Built) -> dict[str, Any]:
         "states": [_states(problem.optimizer) for problem in problems.values()],
         "counters": [(problem.count, problem.version) for problem in problems.values()],
         "memories": [(list(problem.kept), list(problem.tape), problem.open_segment) for problem in problems.values()],
+        "records": [[*problem.history.records, problem.history.open] for problem in problems.values()],
+        "carried": [[one.columns for one in problem.tangents.values()] for problem in problems.values()],
         "epochs": [problem.stream.epoch if problem.stream else None for problem in problems.values()],
         "python": random.getstate(),
         "numpy": np.random.get_state()[1],  # type: ignore[index]

@@ -83,6 +83,7 @@ class LiveProblem:
         gradient, read = (segment.gradient, len(segment.readings)) if segment else (None, 0)
         record = self.history.open
         micros = len(record.micros) if record else 0
+        started_at = self.started_at
         carried = [tangents.mark() for tangents in self.tangents.values()]
 
         def undo() -> None:
@@ -92,7 +93,7 @@ class LiveProblem:
             if segment is not None:
                 segment.gradient = gradient
                 del segment.readings[read:]
-            self.history.open = record
+            self.history.open, self.started_at = record, started_at
             if record is not None:
                 del record.micros[micros:]
             for take_back in carried:
