@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from betty.cli.app import app
 from betty.ir.compile import PIPELINE
-from betty.ir.methods import INVERSES, PRESETS, PRODUCTS, TRAJECTORIES
+from betty.ir.methods import ESTIMATORS, INVERSES, PRESETS, PRODUCTS, TRAJECTORIES
 from docs._ext.cli_reference import COMMANDS, command_reference
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -27,6 +27,7 @@ def headings(page: str) -> list[str]:
         *(f"Inverse `{name}`" for name in INVERSES),
         *(f"Product `{name}`" for name in PRODUCTS),
         *(f"Trajectory `{name}`" for name in TRAJECTORIES),
+        *(f"Estimator `{name}`" for name in ESTIMATORS),
     ],
 )
 def test_method_has_a_section(heading: str) -> None:
@@ -39,6 +40,7 @@ def test_method_has_a_section(heading: str) -> None:
         *(("inverse", name) for name in INVERSES),
         *(("product", name) for name in PRODUCTS),
         *(("trajectory", name) for name in TRAJECTORIES),
+        *(("estimator", name) for name in ESTIMATORS),
     ],
 )
 def test_method_has_a_table_of_options(directive: str, name: str) -> None:
