@@ -28,7 +28,7 @@ SpecError: problems.classifier.module.args.widht: 'program:Net' takes no argumen
 
 SpecError: problems.classifier.unrol: unknown field 'unrol'
   where     spec.yaml:9:5
-  expected  one of module, parameters, loss, data, optimizer, scheduler, unroll, precision, gradient_accumulation, \
+  expected  one of module, parameters, loss, data, optimizer, initial, scheduler, unroll, precision, gradient_accumulation, \
 gradient_clipping, warm_up
   try       unroll
 
