@@ -133,7 +133,7 @@ class Executor:
                 raise
         assert frame.evaluation is not None
         metrics = {**frame.evaluation.metrics, **frame.metrics}
-        return Outcome(name, frame.evaluation.loss.detach(), metrics, frame.gradient)
+        return Outcome(name, frame.evaluation.loss.detach(), metrics, detach(frame.gradient))
 
     def _draw(self, frame: Frame, item: Draw) -> None:
         problem = frame.problem
@@ -141,7 +141,7 @@ class Executor:
         if batch is None and problem.stream is not None:
             batch = problem.stream.peek() if frame.dry else problem.stream.next()
         host = problem.objective.host_draws
-        again = item.keep or self._recorder.looks(problem)
+        again = item.keep or self._recorder.replays(problem)
         state = RandomState.capture(self.program.device, host=host) if again else None
         frame.sample = Sample(batch, state)
         if not frame.dry:

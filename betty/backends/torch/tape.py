@@ -23,6 +23,10 @@ from betty.backends.torch.tree import Tree, add, leaves
 from betty.backends.torch.updates import Group, Rule, State, clip
 
 
+Edit = tuple[int, int]
+"""How often a tensor was written to, and where its values are."""
+
+
 @dataclass(frozen=True, eq=False)
 class Reading:
     """The parameters of another problem as an update's loss has read them."""
@@ -46,17 +50,24 @@ class Segment:
     gradient: Tree | None = None
     after: Tree = ()
     state_after: tuple[State, ...] = ()
+    written: tuple[Edit, ...] = ()
+    """The live parameters as this update has left them."""
 
     @classmethod
-    def open(cls, version: int, parameters: Tree, optimizer: Optimizer) -> Segment:
-        """Begin an update at the live parameters and optimiser state, both copied as leaves."""
-        return cls.of(version, parameters, [optimizer.state.get(parameter, {}) for parameter in parameters])
+    def open(cls, version: int, parameters: Tree, optimizer: Optimizer, last: Segment | None = None) -> Segment:
+        """Begin an update at the live parameters and optimiser state, as leaves.
+
+        Where nobody has touched the parameters since ``last``, the values it has computed are shared, else copied.
+        """
+        states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+        if last is not None and last.written == edits(parameters):
+            return cls(version, tuple(leaf.detach().requires_grad_() for leaf in last.after), _leaf_states(states))
+        return cls.of(version, parameters, states)
 
     @classmethod
     def of(cls, version: int, parameters: Tree, states: Iterable[Mapping[str, Any]]) -> Segment:
         """Begin an update at any parameters and the optimiser state beside each, all copied as leaves."""
-        copied = ({key: _leaf(key, value) for key, value in one.items() if value is not None} for one in states)
-        return cls(version, leaves(parameters), tuple(copied))
+        return cls(version, leaves(parameters), _leaf_states(states))
 
     def read(self, problem: str, version: int, tensors: Tree) -> None:
         """Note what a micro-batch reads; micro-batches that read the same tensors are one reading."""
@@ -78,6 +89,16 @@ class Segment:
         with torch.enable_grad():
             gradient = clip(self.gradient or (), largest)
             self.after, self.state_after = updated(rule, self.before, gradient, self.state_before, groups)
+        self.gradient = None  # its graph lives on in what was computed from it, its values need not
+
+
+def edits(parameters: Tree) -> tuple[Edit, ...]:
+    """What changes when someone writes to parameters, or gives them other storage."""
+    return tuple((parameter._version, parameter.data_ptr()) for parameter in parameters)
+
+
+def _leaf_states(states: Iterable[Mapping[str, Any]]) -> tuple[State, ...]:
+    return tuple({key: _leaf(key, value) for key, value in one.items() if value is not None} for one in states)
 
 
 def _leaf(key: str, value: Tensor) -> Tensor:

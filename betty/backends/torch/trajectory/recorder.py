@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.program import LiveProblem, Program
-from betty.backends.torch.tape import Reading, Segment, holders, updated, write
+from betty.backends.torch.tape import Reading, Segment, edits, holders, updated, write
 from betty.backends.torch.trajectory.history import Micro
 from betty.backends.torch.trajectory.tangents import Tangents
 from betty.backends.torch.trajectory.tuning import show, tuned_groups, values_of
@@ -32,6 +32,8 @@ class Recorder:
     def __init__(self, plan: Plan, program: Program) -> None:
         self.program = program
         self._into = passed_into(plan)
+        # A problem that only tunes the optimiser, or is only the start, is none of the loss's business.
+        self._read = {name: _those_in(program[name], names) for name, names in self._into.items()}
         self._updates = {step.problem: update for step in plan if (update := _update_of(step))}
         self._leaves: dict[str, tuple[tuple[int, ...], Tree]] = {}
         for step in plan:
@@ -53,9 +55,14 @@ class Recorder:
         return self._into[name]
 
     def looks(self, problem: LiveProblem) -> bool:
-        """Whether anything of the problem's updates is kept, so that their random states must be."""
+        """Whether anything of the problem's updates is kept."""
         item = self._updates.get(problem.name)
         return item is not None and bool(item.tape or item.replay or item.tangents)
+
+    def replays(self, problem: LiveProblem) -> bool:
+        """Whether micro-batches are evaluated again, with the draws that they had."""
+        item = self._updates.get(problem.name)
+        return item is not None and bool(item.replay or item.tangents)
 
     def open(self, problem: LiveProblem, sample: Sample) -> dict[str, Tree]:
         """Before a micro-batch is evaluated; what stands in for parameters, if its graph is to be kept."""
@@ -101,10 +108,11 @@ class Recorder:
     def _open_segment(self, problem: LiveProblem, origin: Reading | None) -> dict[str, Tree]:
         """What stands in for the parameters in a differentiable update: copies, by which gradients can be taken."""
         if problem.open_segment is None:
-            problem.open_segment = Segment.open(problem.version, problem.parameters, _optimizer(problem))
+            last = problem.tape[-1] if problem.tape else None
+            problem.open_segment = Segment.open(problem.version, problem.parameters, _optimizer(problem), last)
             problem.open_segment.origin = origin
         stand_ins = {problem.name: problem.open_segment.before}
-        for name in self._into[problem.name]:
+        for name in self._read[problem.name]:
             reading = self._reading(name)
             stand_ins[name] = reading.tensors
             problem.open_segment.read(name, reading.version, reading.tensors)
@@ -153,6 +161,7 @@ class Recorder:
             problem.gradient_clipping,
         )
         write(optimizer, problem.parameters, segment.after, segment.state_after, groups)
+        segment.written = edits(problem.parameters)
         problem.tape.append(segment)
         problem.open_segment = None
 
@@ -194,6 +203,11 @@ class Recorder:
             tangents = problem.tangents.get(target)
             if tangents is not None and tangents.reset:
                 tangents.forget()
+
+
+def _those_in(problem: LiveProblem, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The problems that a problem's loss reads, of some."""
+    return tuple(name for name in names if name in problem.objective.modules)
 
 
 def passed_into(plan: Plan) -> dict[str, tuple[str, ...]]:
