@@ -45,7 +45,7 @@ SpecError: edges[0].upper: there is no problem 'weihger'
 
 SpecError: edges[0].method: 'neuman' is not a hypergradient method
   where     spec.yaml:16:61, edge weihger -> classifier
-  expected  one of auto, cg, finite_difference, neumann, unrolled
+  expected  one of auto, cg, dense, evolution_strategies, finite_difference, forward_mode, identity, minres, neumann, nystrom, penalty, reinforce, and 2 more
   try       method: neumann
 
 SpecError: engine.iterations: found 'none' (text)
