@@ -28,8 +28,8 @@ SpecError: problems.classifier.module.args.widht: 'program:Net' takes no argumen
 
 SpecError: problems.classifier.unrol: unknown field 'unrol'
   where     spec.yaml:9:5
-  expected  one of module, parameters, loss, data, optimizer, initial, scheduler, unroll, precision, gradient_accumulation, \
-gradient_clipping, warm_up
+  expected  one of module, parameters, loss, data, optimizer, initial, scheduler, unroll, precision, \
+gradient_accumulation, gradient_clipping, warm_up
   try       unroll
 
 SpecError: problems.weigher.module: 'program' has no 'Wiegher'
@@ -45,7 +45,8 @@ SpecError: edges[0].upper: there is no problem 'weihger'
 
 SpecError: edges[0].method: 'neuman' is not a hypergradient method
   where     spec.yaml:16:61, edge weihger -> classifier
-  expected  one of auto, cg, dense, evolution_strategies, finite_difference, forward_mode, identity, minres, neumann, nystrom, penalty, reinforce, and 2 more
+  expected  one of auto, cg, dense, evolution_strategies, finite_difference, forward_mode, identity, \
+minres, neumann, nystrom, penalty, reinforce, and 2 more
   try       method: neumann
 
 SpecError: engine.iterations: found 'none' (text)
