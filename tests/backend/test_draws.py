@@ -13,8 +13,9 @@ import pytest
 import torch
 from numpy.random import rand
 from torch import nn
+from torch import no_grad as frozen
 
-from betty.backends.torch.draws import may_draw
+from betty.backends.torch.draws import may_draw, may_switch
 
 
 class Sampler:
@@ -136,3 +137,63 @@ def test_circles_end() -> None:
     holder = Holder(None)
     holder.inner = holder
     assert not may_draw(closing_over([holder]), [])
+
+
+# -- switching gradients off
+
+
+def plain(x: torch.Tensor) -> torch.Tensor:
+    return torch.relu(x).detach() * SCALE
+
+
+def in_a_block(x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return x * 2
+
+
+@torch.inference_mode()
+def decorated(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+def under_another_name(x: torch.Tensor) -> torch.Tensor:
+    with frozen():
+        return x * 2
+
+
+def by_a_call(x: torch.Tensor) -> torch.Tensor:
+    torch.set_grad_enabled(False)
+    return x
+
+
+class Averaged(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return decorated(x)
+
+
+SWITCHING: dict[str, tuple[Callable[..., Any], list[nn.Module]]] = {
+    "in a block": (in_a_block, []),
+    "decorated": (decorated, []),
+    "under another name": (under_another_name, []),
+    "by a call": (by_a_call, []),
+    "in a module": (plain, [Averaged()]),
+    "in a module's module": (plain, [nn.Sequential(nn.Linear(1, 1), Calm(Averaged()))]),
+    "in a function of a closure": (closing_over(in_a_block), []),
+    "in a parametrization of torch": (plain, [nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))]),
+    "nobody knows": (lambda text: eval(text), []),
+}
+
+
+@pytest.mark.parametrize("case", SWITCHING)
+def test_losses_that_may_switch_gradients_off(case: str) -> None:
+    assert may_switch(*SWITCHING[case])
+
+
+@pytest.mark.parametrize("modules", [[], [nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1), nn.Dropout()), Calm()]])
+def test_losses_that_cannot_are_spared(modules: list[nn.Module]) -> None:
+    assert not may_switch(plain, modules)
+
+
+def test_layers_of_torch_are_spared() -> None:
+    layer = nn.TransformerEncoderLayer(4, 2, 8)
+    assert not may_switch(plain, [layer, nn.LSTM(2, 2), nn.Conv2d(1, 1, 1)])

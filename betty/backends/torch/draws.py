@@ -1,4 +1,7 @@
-"""Whether a loss may draw from Python's or NumPy's global generators; torch's are always looked after."""
+"""What the code of a loss may do beside computing: draw from Python's or NumPy's generators, switch gradients off.
+
+Looking after either costs as much as a small training step, so a loss that cannot do it is spared.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,40 @@ HEAP_TYPE = 1 << 9
 
 
 def may_draw(loss: Callable[..., Any], modules: Iterable[nn.Module]) -> bool:
-    """``False`` only if all that the loss and the modules lead to is torch, plain values or code of the same kind.
+    """Whether a loss may draw from Python's or NumPy's global generators; torch's are always looked after.
 
-    Taking and restoring the two states costs as much as a small training step, so a loss that cannot need it is
-    spared. Followed are names in code, closures, defaults, attributes and containers. The answer errs to ``True``:
-    another package, code that cannot be looked into, or too much to look at is enough.
+    ``False`` only if all that the loss and the modules lead to is torch, plain values or code of the same kind.
+    Followed are names in code, closures, defaults, attributes and containers. The answer errs to ``True``: another
+    package, code that cannot be looked into, or too much to look at is enough.
     """
+    return any(item is UNKNOWN for item in _reached(loss, modules))
+
+
+def may_switch(loss: Callable[..., Any], modules: Iterable[nn.Module]) -> bool:
+    """Whether a loss may compute something under ``torch.no_grad`` and the like; errs to ``True`` as :func:`may_draw`.
+
+    Modules of torch itself count as plain where they are layers (``torch.nn.modules``), and not where they are
+    parametrizations and other machinery.
+    """
+    return any(item is UNKNOWN or _switches(item) for item in _reached(loss, modules))
+
+
+UNKNOWN = object()
+"""Stands for something that cannot be looked into."""
+SWITCHES = frozenset({"no_grad", "enable_grad", "set_grad_enabled", "inference_mode"})
+
+
+def _switches(item: Any) -> bool:
+    if isinstance(item, nn.Module) and _harmless(type(item)):
+        return not type(item).__module__.startswith("torch.nn.modules")
+    if isinstance(item, types.FunctionType):
+        return any(not SWITCHES.isdisjoint(code.co_names) for code in _codes(item.__code__))
+    kind = item if isinstance(item, type) else type(item)
+    return kind.__module__ == "torch.autograd.grad_mode"
+
+
+def _reached(loss: Callable[..., Any], modules: Iterable[nn.Module]) -> Iterator[Any]:
+    """Everything that the loss and the modules lead to, until something :data:`UNKNOWN` ends it."""
     seen: dict[int, Any] = {}  # holds what it has seen, so that no id is used twice
     front: list[Any] = [loss, *modules]
     while front:
@@ -38,10 +69,11 @@ def may_draw(loss: Callable[..., Any], modules: Iterable[nn.Module]) -> bool:
         if isinstance(item, PLAIN) or id(item) in seen:
             continue
         if len(seen) == MOST or _foreign(item):
-            return True
+            yield UNKNOWN
+            return
         seen[id(item)] = item
+        yield item
         front.extend(_leads(item))
-    return False
 
 
 def _foreign(item: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,10 +17,14 @@ from betty.backends.torch.tree import Tree
 
 
 @contextmanager
-def dual_level() -> Iterator[None]:
-    """A level within which tensors may carry tangents; what is computed under ``torch.no_grad`` carries none."""
+def dual_level(*, switches: bool = True) -> Iterator[None]:
+    """A level within which tensors may carry tangents; what is computed under ``torch.no_grad`` carries none.
+
+    Args:
+        switches: Whether that may occur at all; watching for it costs some microseconds an operation.
+    """
     _load_formulas()
-    with forward_ad.dual_level(), torch.enable_grad(), _Constant():
+    with forward_ad.dual_level(), torch.enable_grad(), _Constant() if switches else nullcontext():
         yield
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from betty.backends.torch.draws import may_draw
+from betty.backends.torch.draws import may_draw, may_switch
 from betty.backends.torch.duals import tangent
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.random import RandomState, replaying
@@ -112,6 +112,7 @@ class Objective:
         self._parameters = {key: Places(module) for key, module in modules.items()}
         self.buffers = Buffers(modules.values())
         self.host_draws = may_draw(loss, modules.values())
+        self.switches = may_switch(loss, modules.values())
         self.smooth_tangents = True
         """Whether tangents of the loss are known to be differentiable, or not known not to be."""
         self._recurrent = any(isinstance(part, nn.RNNBase) for one in modules.values() for part in one.modules())

@@ -64,7 +64,7 @@ class _Tangents(Linearization):
 
     def _forward_over_reverse(self, sample: Sample, v: Tree, by: Mapping[str, Tree]) -> Tree:
         name, objective = self.lower.name, self.lower.objective
-        with dual_level(), objective.differentiable():
+        with dual_level(switches=objective.switches), objective.differentiable():
             moving = tuple(leaf.requires_grad_(name in by) for leaf in duals(detach(self.lower.parameters), v))
             inputs = tuple(leaf for key, tree in by.items() for leaf in (moving if key == name else tree))
             gradient = objective.gradient(sample, {name: moving}, inputs)
@@ -73,5 +73,5 @@ class _Tangents(Linearization):
     def _reverse_over_forward(self, sample: Sample, v: Tree, by: Mapping[str, Tree]) -> Tree:
         name, objective = self.lower.name, self.lower.objective
         inputs = tuple(leaf for tree in by.values() for leaf in tree)
-        with torch.enable_grad(), dual_level(), objective.differentiable():
+        with torch.enable_grad(), dual_level(switches=objective.switches), objective.differentiable():
             return objective.slope(sample, {name: duals(detach(self.lower.parameters), v)}, inputs)

@@ -130,7 +130,7 @@ def _units(tree: Tree) -> Iterator[Tree]:
 def _of_gradient(problem: LiveProblem, sample: Sample, column: Column, reads: Mapping[str, Tree]) -> Tree:
     primals = tuple(leaf.detach().requires_grad_() for leaf in problem.parameters)
     objective = problem.objective
-    with dual_level(), objective.differentiable():
+    with dual_level(switches=objective.switches), objective.differentiable():
         stand_ins = {problem.name: duals(primals, column.parameters), **_moved(column, reads)}
         gradient = objective.gradient(sample, stand_ins, primals)
         return tuple(tangent(part).detach() for part in gradient)
