@@ -27,6 +27,7 @@ from betty.ir.compile import Compiled, compile_graph
 from betty.ir.diagnostics import BettyError, listing, nearest
 from betty.ir.explain import Measured, explain
 from betty.ir.graph import Graph
+from betty.ir.methods import Method
 from betty.ir.plan import Plan
 from betty.observers.checkpoints import Checkpoints
 from betty.observers.records import JsonLines, Memory, TensorBoard
@@ -156,7 +157,7 @@ class Engine:
         with replaying(self._trainer.random, self._program.device):
             return validation.measure(self._program) if validation else {}
 
-    def check(
+    def check(  # noqa: PLR0913 - keywords, each of which stands for an option of betty check or a list of methods
         self,
         *,
         iterations: int | None = None,
@@ -165,6 +166,7 @@ class Engine:
         tolerance: float = TOLERANCE,
         reference: Truth = "auto",
         most_steps: float = MOST_STEPS,
+        methods: Iterable[Method] | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Report:
         """Compare the hypergradient of every edge by every method with an exact one in double precision.
@@ -182,6 +184,7 @@ class Engine:
             reference: ``solution`` compares with the derivative of the lower's solution, ``unrolled`` with that of
                 its updates since the upper's last step, ``auto`` with what the edge's own method stands for.
             most_steps: Methods are left out whose response is expected to take more steps of the lower than this.
+            methods: What to compare besides the edges' own methods; by default all that there are, with their defaults.
             progress: Told what is being done, in a few words.
 
         Raises:
@@ -194,6 +197,7 @@ class Engine:
             tolerance=tolerance,
             reference=reference,
             most_steps=most_steps,
+            methods=None if methods is None else tuple(methods),
             progress=progress or (lambda text: None),
         )
         return Report(check_program(self.graph, self._program, asked))

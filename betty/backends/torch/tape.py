@@ -22,7 +22,6 @@ from torch.optim import Optimizer
 from betty.backends.torch.tree import Tree, add, leaves
 from betty.backends.torch.updates import Group, Rule, State, clip
 
-
 Edit = tuple[int, int]
 """How often a tensor was written to, and where its values are."""
 
