@@ -90,7 +90,7 @@ def nearest(found: str, allowed: Sequence[str]) -> str:
     return by_folded[close[0]] if close else ""
 
 
-def listing(names: Sequence[str], most: int = 12) -> str:
+def listing(names: Sequence[str], most: int = 16) -> str:
     """``a, b, c`` in the given order; long lists are cut with a count."""
     shown = ", ".join(names[:most])
     return f"{shown}, and {len(names) - most} more" if len(names) > most else shown

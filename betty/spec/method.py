@@ -75,13 +75,13 @@ def _preset_name_issues(name: Any, at: Field) -> Iterator[Issue]:
     allowed = method_names()
     if not isinstance(name, str):
         yield Issue(code="wrong-type", message=f"found {shown(name)}", at=at, expected=one_of(allowed))
-    elif name in INVERSES and name not in PRESETS:
+    elif name in PRODUCTS and name not in PRESETS:
         yield Issue(
             code="unknown-method",
-            message=f"{name!r} is an inverse, which needs a product beside it",
+            message=f"{name!r} is a product, which needs an inverse beside it",
             at=at,
             expected=one_of(allowed),
-            hint=f"method: {{inverse: {name}, product: {DEFAULT_PRODUCT}}}",
+            hint=f"method: {{inverse: identity, product: {name}}}",
         )
     elif name not in allowed:
         message = f"{name!r} is not a hypergradient method"

@@ -161,6 +161,10 @@ def under_another_name(x: torch.Tensor) -> torch.Tensor:
         return x * 2
 
 
+def of_a_text(text: str) -> Any:
+    return eval(text)
+
+
 def by_a_call(x: torch.Tensor) -> torch.Tensor:
     torch.set_grad_enabled(False)
     return x
@@ -180,7 +184,7 @@ SWITCHING: dict[str, tuple[Callable[..., Any], list[nn.Module]]] = {
     "in a module's module": (plain, [nn.Sequential(nn.Linear(1, 1), Calm(Averaged()))]),
     "in a function of a closure": (closing_over(in_a_block), []),
     "in a parametrization of torch": (plain, [nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))]),
-    "nobody knows": (lambda text: eval(text), []),
+    "nobody knows": (of_a_text, []),
 }
 
 

@@ -129,7 +129,7 @@ def test_mistakes_in_a_mapping_have_no_place() -> None:
         "SpecError: edges[0].method: 'cgg' is not a hypergradient method\n"
         "  where     edge a -> b\n"
         "  expected  one of auto, cg, dense, evolution_strategies, finite_difference, forward_mode, identity, "
-        "minres, neumann, nystrom, penalty, reinforce, and 2 more\n"
+        "minres, neumann, nystrom, penalty, reinforce, sama, unrolled\n"
         "  try       method: cg\n\n"
         "SpecError: engin: unknown field 'engin'\n"
         "  expected  one of name, problems, edges, engine\n"

@@ -35,7 +35,7 @@ gradient_accumulation, gradient_clipping, warm_up
 SpecError: problems.weigher.module: 'program' has no 'Wiegher'
   where     spec.yaml:11:13
   expected  one of BadLoss, Decay, Net, Sgd, Weigher, accuracy, batch_accuracy, clean_loss, digits, misspelt_loss, \
-own_loss, positional_loss, and 1 more
+own_loss, positional_loss, weighted_loss
   try       program:Weigher
 
 SpecError: edges[0].upper: there is no problem 'weihger'
@@ -46,7 +46,7 @@ SpecError: edges[0].upper: there is no problem 'weihger'
 SpecError: edges[0].method: 'neuman' is not a hypergradient method
   where     spec.yaml:16:61, edge weihger -> classifier
   expected  one of auto, cg, dense, evolution_strategies, finite_difference, forward_mode, identity, \
-minres, neumann, nystrom, penalty, reinforce, and 2 more
+minres, neumann, nystrom, penalty, reinforce, sama, unrolled
   try       method: neumann
 
 SpecError: engine.iterations: found 'none' (text)

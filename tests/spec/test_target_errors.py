@@ -34,7 +34,7 @@ SpecError: problems.classifier.module.target: there is no module 'progam'
         """\
 SpecError: problems.classifier.module.target: 'program' has no 'net'
   where     spec.yaml:4:22
-  expected  one of BadLoss, Decay, Net, Sgd, Weigher, accuracy, batch_accuracy, clean_loss, digits, misspelt_loss, own_loss, positional_loss, and 1 more
+  expected  one of BadLoss, Decay, Net, Sgd, Weigher, accuracy, batch_accuracy, clean_loss, digits, misspelt_loss, own_loss, positional_loss, weighted_loss
   try       program:Net
 """,
     ),
