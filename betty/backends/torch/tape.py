@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from betty.backends.torch.tree import Tree, add, leaves
+from betty.backends.torch.tree import Tree, add, copy
 from betty.backends.torch.updates import Group, Rule, State, clip
 
 Edit = tuple[int, int]
@@ -60,13 +60,14 @@ class Segment:
         """
         states = [optimizer.state.get(parameter, {}) for parameter in parameters]
         if last is not None and last.written == edits(parameters):
-            return cls(version, tuple(leaf.detach().requires_grad_() for leaf in last.after), _leaf_states(states))
-        return cls.of(version, parameters, states)
+            return cls.at(version, last.after, states)
+        return cls.at(version, copy(parameters), states)
 
     @classmethod
-    def of(cls, version: int, parameters: Tree, states: Iterable[Mapping[str, Any]]) -> Segment:
-        """Begin an update at any parameters and the optimiser state beside each, all copied as leaves."""
-        return cls(version, leaves(parameters), _leaf_states(states))
+    def at(cls, version: int, parameters: Tree, states: Iterable[Mapping[str, Any]]) -> Segment:
+        """Begin an update at any values, which are shared, and the optimiser state beside each, which is copied."""
+        shared = tuple(leaf.detach().requires_grad_() for leaf in parameters)
+        return cls(version, shared, tuple(_leaf_state(state) for state in states))
 
     def read(self, problem: str, version: int, tensors: Tree) -> None:
         """Note what a micro-batch reads; micro-batches that read the same tensors are one reading."""
@@ -96,8 +97,8 @@ def edits(parameters: Tree) -> tuple[Edit, ...]:
     return tuple((parameter._version, parameter.data_ptr()) for parameter in parameters)
 
 
-def _leaf_states(states: Iterable[Mapping[str, Any]]) -> tuple[State, ...]:
-    return tuple({key: _leaf(key, value) for key, value in one.items() if value is not None} for one in states)
+def _leaf_state(state: Mapping[str, Any]) -> State:
+    return {key: _leaf(key, value) for key, value in state.items() if value is not None}
 
 
 def _leaf(key: str, value: Tensor) -> Tensor:
@@ -202,6 +203,8 @@ def sweep(
         if segment.origin is not None:
             yield segment.origin, tuple(cotangent[index, ""] for index in range(len(segment.before)))
             return
+        # Where segments are computed again, the next one needs the room that this one takes.
+        del segment, outputs, inputs, found, parts
 
 
 Key = tuple[int, str]

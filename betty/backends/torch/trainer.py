@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -175,7 +175,8 @@ class Trainer:
         self.iteration += 1
         for step in self.executor.plan:
             if self.iteration % step.period == 0 and self._warm(step):
-                self._latest[step.problem] = self.executor.step(step.problem)
+                # Metrics are all that is looked at later: the gradient would take as much room as the parameters.
+                self._latest[step.problem] = replace(self.executor.step(step.problem), gradient=())
 
     def _warm(self, step: Step) -> bool:
         return all(self.executor.program[lower].count > least for lower, least in step.after)

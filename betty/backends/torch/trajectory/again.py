@@ -45,7 +45,7 @@ def _block(problem: LiveProblem, records: Sequence[Record], first: int, into: Co
     parameters, states, buffers = start.parameters, start.states, start.buffers
     done: list[Segment] = []
     for index, record in enumerate(records):
-        segment = Segment.of(record.version, parameters, states)
+        segment = Segment.at(record.version, parameters, states)  # nobody writes to values that are kept
         segment.origin = record.origin
         buffers = _update(problem, record, segment, buffers, into, graph=index >= first)
         parameters = detach(segment.after)

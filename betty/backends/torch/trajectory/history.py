@@ -13,7 +13,7 @@ from torch import Tensor
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.swap import BufferValues
 from betty.backends.torch.tape import Reading
-from betty.backends.torch.tree import Tree, copy
+from betty.backends.torch.tree import Tree, copy, detach
 from betty.backends.torch.updates import Group
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class History:
             self.clear()
         edited = bool(self.records) and not self._untouched(problem)
         known = self.records and not edited and self._since() < self.stride
-        self.open = Record(problem.version, None if known else snapshot(problem), edited, origin)
+        self.open = Record(problem.version, None if known else snapshot(problem, origin), edited, origin)
 
     def close(self, problem: LiveProblem, groups: Sequence[Group | None], tuners: Sequence[Reading]) -> None:
         """Take the open record in, after its update has been made; forget what no update kept depends on."""
@@ -125,14 +125,15 @@ class History:
         return len(now) == len(self._left) and all(a[0] is b[0] and a[1] == b[1] for a, b in pairs)
 
 
-def snapshot(problem: LiveProblem) -> Snapshot:
-    """Where a problem stands."""
+def snapshot(problem: LiveProblem, origin: Reading | None = None) -> Snapshot:
+    """Where a problem stands; at the start that it has just copied, that is the start itself."""
     assert problem.optimizer is not None
     states = tuple(
         {key: value.detach().clone() if isinstance(value, Tensor) else value for key, value in state.items()}
         for state in (problem.optimizer.state.get(parameter, {}) for parameter in problem.parameters)
     )
-    return Snapshot(copy(problem.parameters), states, problem.objective.buffers.values())
+    parameters = copy(problem.parameters) if origin is None else detach(origin.tensors)
+    return Snapshot(parameters, states, problem.objective.buffers.values())
 
 
 def _edits(problem: LiveProblem) -> tuple[tuple[Tensor, int], ...]:
