@@ -50,12 +50,14 @@ class Row:
     Args:
         accuracies: On the test images after the last iteration, a seed each, from 0 to 1.
         cosine: Between its hypergradient and the exact derivative of the last five updates, mean over the points.
+        error: Length of the difference between the two in units of the latter's length, at the worst of the points.
         time: Of an iteration, in units of one with ``finite_difference``.
         memory: Peak of tensors that come to life in an iteration or before it, in MiB.
     """
 
     accuracies: Sequence[float]
     cosine: float
+    error: float
     time: float
     memory: float
 
@@ -63,7 +65,8 @@ class Row:
         mean = 100 * statistics.mean(self.accuracies)
         spread = 100 * (max(self.accuracies) - min(self.accuracies)) / 2
         found = f"{mean:.1f} ± {spread:.1f} %"
-        return f"| {name:22} | {found:>13} | {self.cosine:6.2f} | {self.time:5.2f} | {self.memory:6.2f} |"
+        costs = f"{self.time:5.2f} | {self.memory:6.2f}"
+        return f"| {name:22} | {found:>13} | {self.cosine:6.2f} | {self.error:7.1e} | {costs} |"
 
 
 def engine(method: str, seed: int = 0, iterations: int = 1500) -> Engine:
@@ -77,11 +80,8 @@ def accuracy(method: str, seed: int, iterations: int) -> float:
     return engine(method, seed, iterations).run().metrics["validate.accuracy"]
 
 
-def cosines(methods: Sequence[str], points: int) -> list[float]:
-    """How well every method's hypergradient points along that of the last five updates, at points of training.
-
-    All are asked at the same points of one run, the spec's own.
-    """
+def agreement(methods: Sequence[str], points: int) -> list[tuple[float, float]]:
+    """Cosine and error of every method's hypergradient, all at the same points of one run, the spec's own."""
     meant = [engine(method).graph.edges[0].method for method in methods]
     found = engine("unrolled").check(
         points=points,
@@ -89,18 +89,16 @@ def cosines(methods: Sequence[str], points: int) -> list[float]:
         most_steps=math.inf,
         methods=[method for method in meant if method is not None],
     )
-    rows = {row.method.brief(): row for row in found.check.edges[0].rows}
-    return [
-        statistics.mean(one.cosine for one in rows[method.brief()].measurements) if method is not None else math.nan
-        for method in meant
-    ]
+    rows = {row.method: row for row in found.check.edges[0].rows}
+    asked = [rows[method] for method in meant if method is not None]
+    return [(statistics.mean(one.cosine for one in row.measurements), row.error) for row in asked]
 
 
 def times(methods: Sequence[str], blocks: int) -> list[float]:
     """Time of an iteration in units of one with ``finite_difference``: all have their turn, the median turn counts."""
-    engines = [engine(method) for method in (UNIT, *methods)]
-    turns = [[_seconds(one) for one in engines] for _ in range(blocks + 1)][1:]  # the first one warms up
-    return [statistics.median(turn[index] / turn[0] for turn in turns) for index in range(1, len(engines))]
+    engines = {method: engine(method) for method in (UNIT, *methods)}
+    turns = [{method: _seconds(one) for method, one in engines.items()} for _ in range(blocks + 1)]
+    return [statistics.median(turn[method] / turn[UNIT] for turn in turns[1:]) for method in methods]  # one warms up
 
 
 def _seconds(one: Engine) -> float:
@@ -120,10 +118,10 @@ def memory(method: str) -> float:
 def table(names: Sequence[str], seeds: Sequence[int], iterations: int, points: int, blocks: int) -> dict[str, Row]:
     """A row for every method."""
     methods = [METHODS[name] for name in names]
-    angles, costs = cosines(methods, points), times(methods, blocks)
+    found = zip(names, methods, agreement(methods, points), times(methods, blocks), strict=True)
     return {
-        name: Row([accuracy(method, seed, iterations) for seed in seeds], angle, cost, memory(method))
-        for name, method, angle, cost in zip(names, methods, angles, costs, strict=True)
+        name: Row([accuracy(method, seed, iterations) for seed in seeds], cosine, error, cost, memory(method))
+        for name, method, (cosine, error), cost in found
     }
 
 
@@ -137,8 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows = table(options.methods, options.seeds, options.iterations, options.points, options.blocks)
-    print(f"| {'method':22} | {'test accuracy':>13} | cosine |  time | memory |")
-    print(f"|:{'-' * 22}-|-{'-' * 13}:|-------:|------:|-------:|")
+    print(f"| {'method':22} | {'test accuracy':>13} | cosine | {'error':>7} |  time | memory |")
+    print(f"|:{'-' * 22}-|-{'-' * 13}:|-------:|--------:|------:|-------:|")
     for name, row in rows.items():
         print(row.text(name))
 
