@@ -83,15 +83,17 @@ def accuracy(method: str, seed: int, iterations: int) -> float:
 def agreement(methods: Sequence[str], points: int) -> list[tuple[float, float]]:
     """Cosine and error of every method's hypergradient, all at the same points of one run, the spec's own."""
     meant = [engine(method).graph.edges[0].method for method in methods]
-    found = engine("unrolled").check(
+    checked = engine("unrolled").check(
         points=points,
         reference="unrolled",
         most_steps=math.inf,
         methods=[method for method in meant if method is not None],
     )
-    rows = {row.method: row for row in found.check.edges[0].rows}
+    rows = {row.method: row for row in checked.check.edges[0].rows}
     asked = [rows[method] for method in meant if method is not None]
-    return [(statistics.mean(one.cosine for one in row.measurements), row.error) for row in asked]
+    # A hypergradient of zero, which points nowhere, counts as 0.
+    angles = [[0.0 if math.isnan(one.cosine) else one.cosine for one in row.measurements] for row in asked]
+    return [(statistics.mean(found), row.error) for found, row in zip(angles, asked, strict=True)]
 
 
 def times(methods: Sequence[str], blocks: int) -> list[float]:

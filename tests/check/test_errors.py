@@ -109,6 +109,9 @@ def test_comparison() -> None:
     assert compare(2 * one, one) == pytest.approx((1.0, 1.0))
     assert compare(other, one) == pytest.approx((0.0, math.sqrt(2)))
     assert compare(torch.zeros(2), torch.zeros(2))[1] == 0.0
+    cosine, error = compare(torch.zeros(2), one)
+    assert math.isnan(cosine)
+    assert error == 1.0
     cosine, error = compare(torch.tensor([math.inf, 0.0]), one)
     assert math.isnan(cosine) and error == math.inf
 

@@ -205,5 +205,6 @@ def compare(gradient: Tensor, reference: Tensor) -> tuple[float, float]:
     distance = float((gradient - reference).norm())
     if length == 0.0:
         return float("nan"), 0.0 if own == 0.0 else float("inf")
-    cosine = float(gradient @ reference) / (own * length) if own else float("nan")
-    return max(-1.0, min(1.0, cosine)), distance / length
+    if own == 0.0:
+        return float("nan"), 1.0
+    return max(-1.0, min(1.0, float(gradient @ reference) / (own * length))), distance / length
