@@ -125,6 +125,30 @@ def diagonal(last: LastUpdate, optimizer: Optimizer, parameters: Tree) -> Tree:
     )
 
 
+def decay_of(optimizer: Optimizer, parameters: Tree) -> tuple[float, ...]:
+    """Weight decay by parameter, where the optimiser makes it part of the gradient; empty where there is none.
+
+    An optimiser that maximises ``L`` descends ``-L`` with the same decay, so that the sign is that of ``L`` turned
+    around. Decoupled decay (AdamW, Adafactor, Muon) is not the gradient of anything that the optimiser descends, and
+    counts as none.
+    """
+    if isinstance(optimizer, (AdamW, *DECOUPLED)):
+        return ()
+    rates = {
+        id(leaf): 0.0
+        if group.get("decoupled_weight_decay")
+        else float(group.get("weight_decay", 0.0) or 0.0) * (-1 if group.get("maximize") else 1)
+        for group in optimizer.param_groups
+        for leaf in group["params"]
+    }
+    found = tuple(rates.get(id(leaf), 0.0) for leaf in parameters)
+    return found if any(found) else ()
+
+
+DECOUPLED = tuple(getattr(torch.optim, name) for name in ("Adafactor", "Muon") if hasattr(torch.optim, name))
+"""Optimisers beside AdamW whose weight decay is no part of the gradient; older versions of torch lack some."""
+
+
 def _no_rule(optimizer: Optimizer) -> RunError:
     name = type(optimizer).__name__
     known = ", ".join(sorted(kind.__name__ for kind in RULES))

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from betty.backends.torch.adaptation import adapt, diagonal
+from betty.backends.torch.adaptation import adapt, decay_of, diagonal
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.methods import Aid, Answer, Lower, Occasion, Solution, estimator, inverse, product
 from betty.backends.torch.objective import Sample
@@ -65,7 +65,8 @@ def standing(lower: LiveProblem, samples: tuple[Sample, ...], reads: Mapping[str
     """
     if not samples:
         raise RunError(f"{lower.name!r} has not stepped yet: its response is that of its last step")
-    return Lower(lower.name, lower.objective, samples, lower.parameters, reads)
+    decay = decay_of(lower.optimizer, lower.parameters) if lower.optimizer is not None else ()
+    return Lower(lower.name, lower.objective, samples, lower.parameters, reads, decay)
 
 
 def answer_by_trajectory(

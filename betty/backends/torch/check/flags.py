@@ -12,7 +12,7 @@ from betty.backends.torch.check.curvature import Spectrum, lanczos, spectrum
 from betty.backends.torch.check.records import Flag
 from betty.backends.torch.check.reference import first_line
 from betty.backends.torch.methods import Linearization, Lower, product
-from betty.backends.torch.tree import Tree, axpy, flatten, scale, unflatten
+from betty.backends.torch.tree import Tree, flatten, scale, unflatten
 from betty.ir.methods import INVERSES, PRODUCTS, Method, complete
 
 RITZ_STEPS = 50
@@ -153,12 +153,8 @@ def unconverged_lower(point: Point) -> Flag | None:
 
 
 def _gradient(lower: Lower) -> Tree:
-    """The gradient of the lower's loss by its own parameters, averaged over its micro-batches."""
-    total: Tree | None = None
-    for sample in lower.samples:
-        found = lower.objective.gradient(sample, {}, lower.parameters)
-        total = found if total is None else axpy(1.0, found, total)
-    return scale(1 / len(lower.samples), total or ())
+    """The gradient of what the lower descends by its own parameters, averaged over its micro-batches."""
+    return lower.gradients({lower.name: lower.parameters}, lower.parameters)[lower.name]
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,8 @@ class Lower:
         samples: Micro-batches with their random states; at least one.
         parameters: The trainable parameters of the lower itself.
         reads: The trainable parameters of each problem that the response passes to, by name.
+        decay: Weight decay that the lower's optimiser adds to the gradient of each parameter; empty for none. The
+            lower then descends ``L + decay ||theta||^2 / 2``, and it is this loss's solution that responds.
     """
 
     name: str
@@ -95,14 +97,24 @@ class Lower:
     samples: Sequence[Sample]
     parameters: Tree
     reads: Mapping[str, Tree]
+    decay: Sequence[float] = ()
+
+    def decayed(self, point: Tree, tree: Tree) -> Tree:
+        """``tree + decay * point``: what weight decay adds to a gradient at ``point``, or to ``H`` times ``point``."""
+        if not any(self.decay):
+            return tree
+        return tuple(part + rate * at for part, rate, at in zip(tree, self.decay, point, strict=True))
 
     def gradients(self, by: Mapping[str, Tree], at: Tree) -> dict[str, Tree]:
-        """First-order gradients of the loss by each of ``by``, with the lower's own parameters at ``at``."""
+        """First-order gradients by each of ``by``, with the lower's own parameters at ``at``; weight decay included."""
         # Activations on a way to the lower's parameters alone need not be kept where nothing is differentiated by them.
         stand_in = tuple(leaf.detach().requires_grad_(self.name in by) for leaf in at)
         inputs = {name: stand_in if name == self.name else tree for name, tree in by.items()}
         flat = tuple(leaf for tree in inputs.values() for leaf in tree)
-        return self.averaged(inputs, lambda sample: self.objective.gradient(sample, {self.name: stand_in}, flat))
+        found = self.averaged(inputs, lambda sample: self.objective.gradient(sample, {self.name: stand_in}, flat))
+        if self.name in found:
+            found[self.name] = self.decayed(at, found[self.name])
+        return found
 
     def averaged(self, by: Mapping[str, Tree], one: Callable[[Sample], Tree]) -> dict[str, Tree]:
         """The mean of ``one`` over the micro-batches, its leaves dealt out as the trees of ``by``."""
@@ -121,7 +133,7 @@ class Linearization(ABC):
 
     @abstractmethod
     def hessian(self, v: Tree) -> Tree:
-        """``H v`` with ``H = dg/dtheta``; shaped like the lower's parameters."""
+        """``H v`` with ``H = dg/dtheta``, weight decay included; shaped like the lower's parameters."""
 
     @abstractmethod
     def pull(self, q: Tree) -> dict[str, Tree]:

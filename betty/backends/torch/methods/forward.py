@@ -40,7 +40,8 @@ class _Tangents(Linearization):
     def hessian(self, v: Tree) -> Tree:
         name = self.lower.name
         by = {name: self.lower.parameters}
-        return self.lower.averaged(by, lambda sample: self._forward_over_reverse(sample, v, by))[name]
+        image = self.lower.averaged(by, lambda sample: self._forward_over_reverse(sample, v, by))[name]
+        return self.lower.decayed(v, image)
 
     def pull(self, q: Tree) -> dict[str, Tree]:
         reads = self.lower.reads

@@ -38,7 +38,7 @@ class _Graph(Linearization):
     lower: Lower
 
     def hessian(self, v: Tree) -> Tree:
-        return self._backward(v, self.lower.parameters)
+        return self.lower.decayed(v, self._backward(v, self.lower.parameters))
 
     def pull(self, q: Tree) -> dict[str, Tree]:
         reads = self.lower.reads
