@@ -49,11 +49,15 @@ def test_the_response_is_that_of_the_decayed_loss(case: MethodCase, program: Qua
     assert_close(found_in(built), exact_hypergradient(whole, points_of(built)), 1e-5)
 
 
+def _groups(parameters: list[nn.Parameter]) -> list[dict[str, object]]:
+    return [{"params": parameters[:1], "weight_decay": 0.2}, {"params": parameters[1:]}]
+
+
 CASES: dict[str, tuple[Callable[[list[nn.Parameter]], Optimizer], tuple[float, ...]]] = {
     "none": (lambda p: SGD(p, lr=0.1), ()),
     "SGD": (lambda p: SGD(p, lr=0.1, weight_decay=0.2), (0.2, 0.2)),
     "of some parameters": (
-        lambda p: SGD([{"params": p[:1], "weight_decay": 0.2}, {"params": p[1:]}], lr=0.1),
+        lambda p: SGD(_groups(p), lr=0.1),
         (0.2, 0.0),
     ),
     "of what is held alone": (lambda p: Adam(p[1:], weight_decay=0.2), (0.0, 0.2)),
