@@ -22,11 +22,11 @@ repeat 1000
     draw                       keeps the last 1                                                             0.5 ms   0 B      10%
     differentiate                                                                     3 MFLOP      1.13 MB  2 ms     1.2 MB   40%
     update                                                                                                  -        -        -
-  weigher          every step  batch -> loss -> hypergradient -> Adam  64 params      5 MFLOP      1.18 MB  12.5 ms  2.25 MB  50%
+  weigher          every step  batch -> loss -> hypergradient -> Adam  64 params      6 MFLOP      1.18 MB  12.5 ms  2.25 MB  50%
     draw                                                                                                    -        -        -
     differentiate                                                                     3 MFLOP      50.3 KB  -        -        -
     adjoint        classifier  ∂L_weigher/∂classifier
-    respond        classifier  identity + forward                                     ≈ 0.7 steps  1.18 MB  12.5 ms  2.25 MB  50%
+    respond        classifier  identity + forward                                     ≈ 1.0 steps  1.18 MB  12.5 ms  2.25 MB  50%
                                (auto: lower of 270,000 parameters; exact products for about one step)
                                (runner-up: identity + finite_difference: lower of 270,000 parameters; first-order cost and memory)
     into           weigher

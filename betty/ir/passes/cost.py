@@ -4,8 +4,8 @@ Work is counted in passes over a problem's loss. With forward pass F and backwar
 
 - linearising (the gradient with its graph) takes F + B,
 - a product by ``reverse`` through that graph about 2 B, the graph being twice as long as the loss's own,
-- a product by ``forward`` a forward pass with tangents, 2 F, and where it is by the lower's own parameters a
-  backward pass with tangents as well, 2 B,
+- a product by ``forward`` a forward pass with tangents, 3 F (the tangent of a matrix product is two of them), and where
+  it is by the lower's own parameters a backward pass with tangents as well, 3 B,
 - a product by ``finite_difference`` two gradients, 2 (F + B), and no graph.
 """
 
@@ -76,7 +76,7 @@ def _implicit_flops(facts: Facts, method: Method) -> int:
     if name == "finite_difference":
         return 2 * (several + 1) * facts.step_flops
     if name == "forward":
-        return 2 * several * facts.step_flops + 2 * facts.forward_flops
+        return 3 * several * facts.step_flops + 3 * facts.forward_flops
     return facts.step_flops + 2 * (several + 1) * facts.backward_flops
 
 
