@@ -206,7 +206,8 @@ def test_the_baseline_is_a_running_mean_of_earlier_losses() -> None:
 def test_a_loss_without_a_log_probability_is_named(returned: str) -> None:
     def loss(low: View, up: View) -> Any:
         value = low.parameters["w"].square().sum() + 0 * up.parameters["logits"].sum()
-        extra: dict[str, dict[str, Any]] = {"nothing": {}, "a number": {"log_prob": 0.5}, "a constant": {"log_prob": torch.zeros(())}}
+        constant = {"log_prob": torch.zeros(())}
+        extra: dict[str, dict[str, Any]] = {"nothing": {}, "a number": {"log_prob": 0.5}, "a constant": constant}
         return {"loss": value, **extra[returned]}
 
     built = policy(0.0, 1, seed=0, loss=loss)

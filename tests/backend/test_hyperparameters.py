@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -35,12 +37,14 @@ class Rates:
     def __str__(self) -> str:
         return f"{self.kind}({', '.join(f'{option}={transform}' for option, transform, _ in self.tuned)})"
 
-    def make(self, raw: list[float], parameters: object) -> optim.Optimizer:
-        values = {
+    def make(self, raw: list[float], parameters: Any) -> optim.Optimizer:
+        values: dict[str, Any] = {
             option: float(TRANSFORMS[transform](torch.tensor(value, dtype=D)))
             for (option, transform, _), value in zip(self.tuned, raw, strict=True)
         }
-        return MAKERS[self.kind](parameters, **values, **dict(self.others))  # type: ignore[call-arg]
+        make: Any = MAKERS[self.kind]
+        found: optim.Optimizer = make(parameters, **values, **dict(self.others))
+        return found
 
     @property
     def raw(self) -> list[float]:
@@ -149,7 +153,7 @@ def test_plain_gradient_descent_in_closed_form() -> None:
                 module=ParameterModule({"w": torch.tensor([1.0, 2.0], dtype=D)}),
                 loss=loss,
                 batches=[torch.tensor([0.5, -1.0], dtype=D)],
-                optimizer=lambda parameters, value=value: optim.SGD(parameters, lr=math.exp(value)),
+                optimizer=partial(optim.SGD, lr=math.exp(value)),
                 tuned=(Tuned("lr", "tuner", 0, "exp"),),
             ),
             Part(name="tuner", module=ParameterModule({"raw": torch.tensor([value], dtype=D)}), loss=up),

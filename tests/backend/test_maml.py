@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 import torch
@@ -244,8 +245,8 @@ def test_buffers_are_not_part_of_the_start() -> None:
     )
     built = assemble([low, Part(name="meta", module=Normed(), loss=goal_of)], [edge("meta", "low", METHODS["remat"])])
     built.follow(["low", "low", "meta", "low"])
-    norm = built.program["low"].module.norm
-    assert int(norm.num_batches_tracked) >= 3
+    norm = cast("nn.BatchNorm1d", built.program["low"].module.norm)
+    assert norm.num_batches_tracked is not None and int(norm.num_batches_tracked) >= 3
     assert bool(torch.isfinite(hypergradient(built, "meta")).all())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_any_history_gives_the_same_hypergradient(
 @pytest.mark.parametrize("script", ["LLLLLMMMMM", "LLLMLLLMLLLM", "LMLMLMLML"])
 @pytest.mark.parametrize("kinds", [("SGD,momentum=0.8", "Adam"), ("AdamW", "SGD")], ids="/".join)
 def test_three_levels(script: str, kinds: tuple[str, str]) -> None:
-    toy = Tower(*(CASES[kind] for kind in kinds), skip=True, accumulation=1)
+    toy = Tower(CASES[kinds[0]], CASES[kinds[1]], skip=True, accumulation=1)
     found = []
     for low, mid in ((False, False), (True, True), (True, False), (False, True)):
         built = toy.live(unrolled(5, remat=low), unrolled(4, remat=mid))
@@ -77,6 +78,8 @@ def test_three_levels(script: str, kinds: tuple[str, str]) -> None:
 
 class Noisy(nn.Module):
     """Batch normalisation, dropout, and a running mean that the output depends on."""
+
+    seen: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +148,7 @@ def test_values_that_someone_else_has_moved_are_kept() -> None:
         torch.manual_seed(1)
         built = noisy(unrolled(9, remat=remat))
         built.follow(["low"] * 4)
-        module = built.program["low"].module
+        module = cast("Noisy", built.program["low"].module)
         with torch.no_grad():
             module.first.weight.clamp_(-0.3, 0.3)
             module.seen.zero_()

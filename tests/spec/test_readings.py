@@ -80,7 +80,7 @@ def _program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def changed(path: str, value: Any) -> dict[str, Any]:
     spec = copy.deepcopy(SPEC)
     *front, last = path.split(".")
-    place = spec
+    place: Any = spec
     for part in front:
         place = place[int(part) if part.isdigit() else part]
     place[last] = value
