@@ -281,5 +281,4 @@ class Engine:
 
 def _answering(graph: Graph) -> set[str]:
     """Lowers whose responses may be evaluated in forward mode."""
-    products = {edge: edge.method.product.name if edge.method and edge.method.product else "" for edge in graph.edges}
-    return {edge.lower for edge in graph.edges if edge.flow.down and (not edge.method or products[edge] == "forward")}
+    return {edge.lower for edge in graph.edges if edge.flow.down and (not edge.method or edge.method.forward)}

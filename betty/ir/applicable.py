@@ -77,10 +77,10 @@ def _product(method: Method, lower: Problem) -> Misfit | None:
             "a method of first derivatives",
             hint,
         )
-    if method.product is not None and method.product.name == "forward" and not lower.facts.forward:
+    if method.forward and not lower.facts.forward:
         return Misfit(
             f"an operation in the loss of {lower.name!r} has no derivative in forward mode",
-            "another product",
-            "product: reverse",
+            "another product" if method.product else "another method",
+            "product: reverse" if method.product else "method: unrolled",
         )
     return None

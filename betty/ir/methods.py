@@ -56,7 +56,7 @@ INVERSES: dict[str, Declared] = {
     "neumann": Declared(
         options={
             "iterations": Option(default=10, minimum=0, help="corrections after the leading term"),
-            "alpha": Option(default=0.01, minimum=0.0, help="step of the series, below 2 / largest eigenvalue"),
+            "alpha": Option(default=0.01, minimum=1e-12, help="step of the series, below 2 / largest eigenvalue"),
             "warm_start": WARM_START,
         },
         summary="truncated Neumann series of H^-1",
@@ -109,7 +109,7 @@ PRODUCTS: dict[str, Declared] = {
         options={
             "epsilon": Option(
                 default=0.01,
-                minimum=0.0,
+                minimum=1e-12,
                 help="length of the perturbation: parameters move by epsilon / ||q|| along q",
             ),
         },
@@ -142,7 +142,7 @@ ESTIMATORS: dict[str, Declared] = {
     "penalty": Declared(
         options={
             "iterations": Option(default=10, minimum=1, help="descent steps on the penalised lower loss"),
-            "alpha": Option(default=0.01, minimum=0.0, help="length of these steps, below 2 / largest eigenvalue"),
+            "alpha": Option(default=0.01, minimum=1e-12, help="length of these steps, below 2 / largest eigenvalue"),
             "multiplier": Option(default=100.0, minimum=1e-12, help="weight of the value-function gap at first"),
             "growth": Option(default=0.0, minimum=0.0, help="added to the multiplier at every step of the upper"),
             "warm_start": WARM_START,
@@ -228,6 +228,11 @@ class Method:
     def sees_updates(self) -> bool:
         """Whether what the lower's updates read beside its loss (hyperparameters, a start) takes part."""
         return self.trajectory or self.solver.name == "evolution_strategies"
+
+    @property
+    def forward(self) -> bool:
+        """Whether it differentiates in forward mode."""
+        return self.solver.name == "forward_mode" or (self.product is not None and self.product.name == "forward")
 
     @property
     def steps(self) -> int | None:

@@ -39,6 +39,8 @@ class Frame:
     sample: Sample | None = None
     evaluation: Evaluation | None = None
     gradient: Tree = ()
+    gains: Tree = ()
+    """What responses have added to the gradient."""
     adjoints: dict[str, Adjoint] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -200,7 +202,7 @@ class Executor:
             again = player(lower, item.method.steps or 1) if item.method.sees_updates else None
             # A dry run draws what the step to come will draw.
             seed = frame.problem.count + frame.dry
-            occasion = Occasion(frame.evaluation.loss.detach(), memory, seed, again)
+            occasion = Occasion(frame.evaluation.loss.detach(), memory, seed, frame.problem.version, again)
             answer = answer_by_estimate(point, adjoint, item.method, occasion)
             gains, status, stats = dict(answer.gains), answer.status, answer.stats
         self._report(item, status)
@@ -234,9 +236,12 @@ class Executor:
             frame.adjoints.setdefault(slot, Adjoint()).gain(version, tree)
         else:
             frame.gradient = add(frame.gradient, tree)
+            frame.gains = add(frame.gains, tree) if frame.gains else tree
 
     def _update(self, frame: Frame, item: Update) -> None:
         problem = frame.problem
+        if item.replay and frame.gains and problem.history.open is not None:
+            problem.history.open.micros[-1].gains = detach(frame.gains)
         if item.tape:
             assert problem.open_segment is not None
             problem.open_segment.gain(frame.gradient)

@@ -145,7 +145,7 @@ def _measure(problem: LiveProblem, batch: Any, forward_mode: bool) -> dict[str, 
             with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
                 loss = objective.held(fake_batch).loss
             forward = counter.get_total_flops()
-            gradient = torch.autograd.grad(loss, by, allow_unused=True, create_graph=True)
+            gradient = torch.autograd.grad(loss, by, _moving(loss), allow_unused=True, create_graph=True)
             backward = counter.get_total_flops() - forward
         fused = _twice(gradient, by)
         twice = fused or _twice_by_plain_kernels(objective, fake_batch, by)
@@ -181,6 +181,8 @@ def _twice(gradient: Sequence[Tensor | None], by: list[Tensor]) -> bool:
     parts = [part for part in gradient if part is not None and part.requires_grad]
     if not parts:
         return True
+    if _marked(parts):
+        return False
     try:
         torch.autograd.grad(parts, by, [torch.ones_like(part) for part in parts], allow_unused=True)
     except RuntimeError as error:
@@ -193,7 +195,30 @@ def _twice(gradient: Sequence[Tensor | None], by: list[Tensor]) -> bool:
 def _twice_by_plain_kernels(objective: Objective, batch: Any, by: list[Tensor]) -> bool:
     with objective.differentiable():
         loss = objective.held(batch).loss
-        return _twice(torch.autograd.grad(loss, by, allow_unused=True, create_graph=True), by)
+        return _twice(torch.autograd.grad(loss, by, _moving(loss), allow_unused=True, create_graph=True), by)
+
+
+def _moving(loss: Tensor) -> Tensor:
+    """A one that counts as variable: only then does torch mark what it can differentiate once and not twice."""
+    return torch.ones_like(loss).requires_grad_()
+
+
+def _marked(gradient: Sequence[Tensor]) -> bool:
+    """Whether an operation of the gradient's graph is one that torch refuses to differentiate (``once_differentiable``).
+
+    Backward passes to given tensors never come to it: they take what lies behind it for unused.
+    """
+    seen: set[Any] = set()
+    front = [part.grad_fn for part in gradient]
+    while front:
+        node = front.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() in ("Error", "torch::autograd::Error", "DelayedError", "torch::autograd::DelayedError"):
+            return True
+        front.extend(after for after, _ in node.next_functions)
+    return False
 
 
 class _Saved:

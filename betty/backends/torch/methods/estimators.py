@@ -22,6 +22,7 @@ class Occasion:
         memory: What the estimator has left here at the target's earlier steps: tensors, tuples of tensors and
             numbers. What it leaves is part of checkpoints.
         seed: Of random numbers; another at every micro-batch of the target.
+        steps: Updates of the target so far.
         again: Makes the lower's last updates again with its uppers moved by the trees given; the lower's parameters
             then. ``None`` where updates are not kept.
     """
@@ -29,6 +30,7 @@ class Occasion:
     loss: Tensor
     memory: dict[str, Any]
     seed: int = 0
+    steps: int = 0
     again: Callable[[Mapping[str, Tree]], Tree] | None = None
 
 

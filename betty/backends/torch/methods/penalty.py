@@ -49,8 +49,7 @@ class Penalty(Estimator):
 
     def answer(self, lower: Lower, v: Tree, occasion: Occasion) -> Answer:
         memory, name = occasion.memory, lower.name
-        steps = int(memory.get("steps", 0))
-        sigma = self.multiplier + self.growth * steps
+        sigma = self.multiplier + self.growth * occasion.steps
         known: Tree | None = memory.get("offset") if self.warm_start else None
         offset = scale(1 / sigma, known) if known is not None else zeros_like(v)
         pull = {name: lower.parameters}
@@ -64,7 +63,6 @@ class Penalty(Estimator):
         ahead = lower.gradients(lower.reads, axpy(1.0, offset, lower.parameters))
         base = lower.gradients(lower.reads, lower.parameters)
         gains = {key: scale(sigma, subtract(ahead[key], base[key])) for key in lower.reads}
-        memory["steps"] = steps + 1
         if self.warm_start:
             memory["offset"] = scale(sigma, offset)
         return Answer(gains, stats={"multiplier": sigma, "residual": _relative(change, v, sigma)})

@@ -13,7 +13,7 @@ from betty.backends.torch.swap import BufferValues, copied
 from betty.backends.torch.tape import Reading, Segment
 from betty.backends.torch.trajectory.history import History, Micro, Record
 from betty.backends.torch.trajectory.tuning import tuned_groups
-from betty.backends.torch.tree import Tree, detach, scale
+from betty.backends.torch.tree import Tree, add, detach, scale
 from betty.backends.torch.updates import rule_for
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _evaluate(
             segment.read(reading.problem, reading.version, reading.tensors)
     stand_ins = {problem.name: segment.before, **{one.problem: one.tensors for one in readings}}
     found, after = gradient_again(problem.objective, micro.sample, stand_ins, segment.before, buffers, graph=graph)
-    segment.gain(found)
+    segment.gain(add(found, micro.gains) if micro.gains else found)
     return after
 
 

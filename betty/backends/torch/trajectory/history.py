@@ -29,12 +29,17 @@ class Snapshot:
     buffers: BufferValues
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Micro:
-    """One micro-batch as an update has evaluated it, and all other problems as they stood."""
+    """One micro-batch as an update has evaluated it, and all other problems as they stood.
+
+    ``gains`` is what the responses of the problem's own lowers have added to its gradient; constant for all that
+    looks back on the update.
+    """
 
     sample: Sample
     readings: tuple[Reading, ...]
+    gains: Tree = ()
 
 
 @dataclass(eq=False)

@@ -202,7 +202,7 @@ class Recorder:
         for problem in self.program.problems.values():
             tangents = problem.tangents.get(target)
             if tangents is not None and tangents.reset:
-                tangents.forget()
+                tangents.stale = True
 
 
 def _those_in(problem: LiveProblem, names: tuple[str, ...]) -> tuple[str, ...]:

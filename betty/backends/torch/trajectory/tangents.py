@@ -59,6 +59,8 @@ class Tangents:
     def __init__(self, by: Sequence[str], *, reset: bool) -> None:
         self.by, self.reset = tuple(by), reset
         self.columns: list[Column] = []
+        self.stale = False
+        """Whether the next update begins anew; until then there is something to look at."""
 
     def same_as(self, other: Tangents | None) -> bool:
         """Whether ``other`` carries the same derivatives."""
@@ -66,7 +68,7 @@ class Tangents:
 
     def begin(self, problem: LiveProblem, reads: Mapping[str, Tree], origin: str | None) -> None:
         """Before an update: columns where there are none yet; identity for the problem that it begins anew from."""
-        if origin is not None:
+        if origin is not None or self.stale:
             self.forget()
         if self.columns:
             return
@@ -104,14 +106,15 @@ class Tangents:
         return found
 
     def forget(self) -> None:
-        self.columns = []
+        self.columns, self.stale = [], False
 
     def mark(self) -> Callable[[], None]:
         """A call that takes back the gradients of micro-batches since, if no update was made."""
-        columns, gradients = self.columns, [column.gradient for column in self.columns]
+        columns, stale = list(self.columns), self.stale
+        gradients = [column.gradient for column in columns]
 
         def undo() -> None:
-            self.columns = columns
+            self.columns, self.stale = list(columns), stale
             for column, gradient in zip(columns, gradients, strict=True):
                 column.gradient = gradient
 
