@@ -35,9 +35,22 @@ def method_issues(value: Any) -> list[Issue]:
         return list(_preset_name_issues(value, ()))
     if not isinstance(value, Mapping):
         return [Issue(code="wrong-type", message=f"found {shown(value)}", expected=FORMS)]
+    if "name" in value and ("inverse" in value or "product" in value):
+        return [_both_forms(value)]
     if "inverse" in value or "product" in value:
         return list(_pair_issues(value))
     return list(_preset_issues(value))
+
+
+def _both_forms(value: Mapping[str, Any]) -> Issue:
+    """The name of a method and one of its halves stand side by side."""
+    name = value["name"]
+    if name in UNPAIRED:
+        return Issue(code="unknown-method", message=f"{name!r} has neither an inverse nor a product", expected=FORMS)
+    inverse = PRESETS[name].inverse if isinstance(name, str) and name in PRESETS else "..."
+    hint = f"method: {{inverse: {inverse}, product: {value.get('product', '...')}}}"
+    message = "a method is named whole, or by its halves, and here by both"
+    return Issue(code="unknown-method", message=message, expected=FORMS, hint=hint)
 
 
 def to_method(value: str | Mapping[str, Any]) -> Method | None:

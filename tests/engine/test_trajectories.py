@@ -138,3 +138,70 @@ def test_an_episode_goes_on_after_a_checkpoint() -> None:
     again.run(1)
     assert [float(state["step"]) for state in live.optimizer.state.values()] == [3.0, 3.0]
     assert len(live.tape) == 1
+
+
+KINKED = """
+
+from torch.autograd.function import once_differentiable
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = torch.tanh(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        return g * (1 - ctx.saved_tensors[0].square())
+
+
+class NoTangent(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * (1 - ctx.saved_tensors[0].tanh().square())
+
+
+def once(batch, net, decay):
+    return fit((batch[0], batch[1] - Once.apply(net(batch[0]))), net, decay)
+
+
+def no_tangent(batch, net, decay):
+    return fit((batch[0], batch[1] - NoTangent.apply(net(batch[0]))), net, decay)
+"""
+REFUSED = {
+    "once, by reverse": ("program:once", "cg", "differentiates the loss of 'net' twice"),
+    "once, unrolled": ("program:once", "unrolled", "differentiates the loss of 'net' twice"),
+    "no tangent, by forward": ("program:no_tangent", "identity", "has no derivative in forward mode"),
+    "no tangent, in forward mode": ("program:no_tangent", "forward_mode", "has no derivative in forward mode"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_losses_that_a_method_cannot_differentiate_are_refused(case: str) -> None:
+    loss, method, message = REFUSED[case]
+    Path("program.py").write_text(PROGRAM + KINKED, encoding="utf-8")
+    wanted = spec(method)
+    wanted["problems"]["net"]["loss"] = loss
+    with pytest.raises(SpecError, match=message):
+        Engine(wanted)
+    wanted["edges"][0]["method"] = "auto"
+    chosen = Engine(wanted).graph.edges[0].method
+    assert chosen is not None
+    assert not (chosen.forward or (loss == "program:once" and chosen.second_order))
+
+
+def test_the_derivative_that_is_carried_along_is_there_until_the_next_update() -> None:
+    found = {}
+    for method in ("unrolled", "forward_mode"):
+        engine = Engine(spec(method))
+        engine.run()
+        found[method] = engine.hypergradient("decay")["log"]
+    torch.testing.assert_close(found["forward_mode"], found["unrolled"], rtol=1e-9, atol=1e-12)

@@ -105,6 +105,31 @@ SpecError: edges[0].method.product.name: 'revers' is not a known product
   try       name: reverse
 """,
     ),
+    "method_named_twice": (
+        [("method: auto", "method: {name: cg, product: forward}")],
+        """\
+SpecError: edges[0].method: a method is named whole, or by its halves, and here by both
+  where     spec.yaml:16:61, edge weigher -> classifier
+  expected  a name, {name: ..., options}, or {inverse: ..., product: ...}
+  try       method: {inverse: cg, product: forward}
+""",
+    ),
+    "method_without_halves": (
+        [("method: auto", "method: {name: unrolled, product: forward}")],
+        """\
+SpecError: edges[0].method: 'unrolled' has neither an inverse nor a product
+  where     spec.yaml:16:61, edge weigher -> classifier
+  expected  a name, {name: ..., options}, or {inverse: ..., product: ...}
+""",
+    ),
+    "method_epsilon_of_zero": (
+        [("method: auto", "method: {name: finite_difference, epsilon: 0}")],
+        """\
+SpecError: edges[0].method.epsilon: 0 is out of range
+  where     spec.yaml:16:96, edge weigher -> classifier
+  expected  a number, at least 1e-12: length of the perturbation: parameters move by epsilon / ||q|| along q
+""",
+    ),
     "method_product_alone": (
         [("method: auto", "method: {product: reverse}")],
         """\

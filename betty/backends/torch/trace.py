@@ -204,7 +204,7 @@ def _moving(loss: Tensor) -> Tensor:
 
 
 def _marked(gradient: Sequence[Tensor]) -> bool:
-    """Whether an operation of the gradient's graph is one that torch refuses to differentiate (``once_differentiable``).
+    """Whether the gradient's graph holds an operation that torch refuses to differentiate (``once_differentiable``).
 
     Backward passes to given tensors never come to it: they take what lies behind it for unused.
     """

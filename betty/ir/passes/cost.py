@@ -29,15 +29,20 @@ class Costs:
 
     graph: Graph
 
-    def differentiate(self, name: str, tape: int = 0) -> Estimate | None:
-        """One evaluation and its backward pass; with a tape, the graphs of ``tape`` updates are held as well."""
+    def differentiate(self, name: str, tape: int = 0, columns: int = 0) -> Estimate | None:
+        """One evaluation and its backward pass.
+
+        With a tape, the graphs of ``tape`` updates are held as well. With columns, as many derivatives of the
+        parameters are carried along: a gradient with tangents for each.
+        """
         problem = self.graph.problem(name)
         facts = problem.facts
         if facts is None or facts.note:
             return None
         held = facts.saved_bytes + facts.parameter_bytes
         taped = tape * problem.accumulation * (2 * facts.saved_bytes + 2 * facts.parameter_bytes)
-        return Estimate(flops=facts.step_flops, bytes=held + taped)
+        carried = columns * (facts.parameter_bytes + facts.state_bytes)
+        return Estimate(flops=(1 + 3 * columns) * facts.step_flops, bytes=held + taped + carried)
 
     def respond(self, name: str, method: Method) -> Estimate | None:
         """One solve and one mixed product into everything that the lower's loss reads."""

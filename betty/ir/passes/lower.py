@@ -40,9 +40,11 @@ class Memory:
     replay: int = 0
     tangents: tuple[str, ...] = ()
     remember: bool = False
+    columns: int = 0
+    """Derivatives that are carried along: one for each entry of what is read."""
 
-    def serve(self, method: Method, target: str, accumulation: int) -> None:
-        """Make room for one more response, in the hypergradient of ``target``."""
+    def serve(self, method: Method, target: str, accumulation: int, entries: int) -> None:
+        """Make room for one more response, in the hypergradient of ``target``, into so many ``entries``."""
         name, steps = method.solver.name, method.steps or 1
         self.remember |= method.adapts
         if method.implicit or name == "penalty":
@@ -51,6 +53,7 @@ class Memory:
             self.keep = max(self.keep, accumulation * steps)
         elif name == "forward_mode":
             self.tangents = tuple(dict.fromkeys((*self.tangents, target)))
+            self.columns += entries
         elif name == "evolution_strategies":
             self.keep, self.replay = max(self.keep, accumulation), max(self.replay, steps)
         elif method.solver["remat"]:
@@ -64,7 +67,9 @@ def _memories(graph: Graph, found: Mapping[str, Hypergradient]) -> dict[str, Mem
     for target, hypergradient in found.items():
         for response in hypergradient.responses:
             name = response.slot.problem
-            memories[name].serve(response.method, target, graph.problem(name).accumulation)
+            read = [graph.problem(one).facts for one, _ in response.into]
+            entries = sum(facts.parameters for facts in read if facts is not None)
+            memories[name].serve(response.method, target, graph.problem(name).accumulation, entries)
     return memories
 
 
@@ -75,7 +80,7 @@ def _step(graph: Graph, hypergradient: Hypergradient, memory: Memory, costs: Cos
         Draw(keep=memory.keep),
         Differentiate(
             adjoints=tuple((slot.problem, names[slot]) for slot in hypergradient.seeds),
-            estimate=costs.differentiate(problem.name, memory.tape),
+            estimate=costs.differentiate(problem.name, memory.tape, memory.columns),
         ),
     ]
     for response in hypergradient.responses:
