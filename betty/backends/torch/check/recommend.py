@@ -12,6 +12,8 @@ TOLERANCE = 0.05
 """Relative error that is exact enough."""
 DIRECTION = 0.02
 """How far below the best a cosine may be where no method is within the tolerance."""
+SAME = 1e-6
+"""Relative errors below this are alike: rounding, or the reference compared with itself."""
 ALIKE = 1.25
 """Costs that differ by less than this factor are alike: the clock is no finer, and a change must be worth it."""
 
@@ -20,8 +22,8 @@ def recommend(rows: Sequence[Row], tolerance: float = TOLERANCE) -> Recommendati
     """The cheapest method within ``tolerance`` of the reference at every point.
 
     Where there is none, the cheapest of those that point in the best direction: whose lowest cosine is within 0.02
-    of the best one. Among methods of like cost the program's own is kept, then the most exact one is taken. ``None``
-    where no method gave a finite hypergradient.
+    of the best one. Among methods of like cost the program's own is kept, then the most exact one is taken; errors
+    below 1e-6 count as equal, and the cheapest of those wins. ``None`` where no method gave a finite hypergradient.
     """
     sound = [row for row in rows if row.ran and math.isfinite(row.error)]
     if not sound:
@@ -30,8 +32,8 @@ def recommend(rows: Sequence[Row], tolerance: float = TOLERANCE) -> Recommendati
     pool, why = (within, "") if within else _by_direction(sound)
     least = min(row.steps for row in pool)
     alike = [row for row in pool if row.steps <= ALIKE * least]
-    taken = min(alike, key=lambda row: (not row.chosen, row.error, row.bytes or 0))
-    reason = why or f"relative error {taken.error:.1e} at most"
+    taken = min(alike, key=lambda row: (not row.chosen, max(row.error, SAME), row.steps, row.bytes or 0))
+    reason = why or (f"relative error {taken.error:.1e} at most" if taken.error > 0 else "the reference itself")
     return Recommendation(
         method=taken.method,
         name=taken.name,
@@ -54,8 +56,8 @@ def _cost(taken: Row, pool: Sequence[Row]) -> str:
     if len(pool) == 1:
         return f"{own}; the only one"
     most = min(pool, key=lambda row: row.error)
-    others = f"the cheapest of {len(pool)}" if taken.steps == min(row.steps for row in pool) else f"of {len(pool)}, "
-    others = others if others.startswith("the") else others + "as cheap as any within the clock's precision"
+    cheapest = taken.steps == min(row.steps for row in pool)
+    others = f"the cheapest of {len(pool)}" if cheapest else f"about as cheap as the cheapest of {len(pool)}"
     if most is taken:
         return f"{own}, {others} and the most exact"
     return f"{own}, {others}; {most.name}, the most exact, takes {three_digits(most.steps)}"
