@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from betty.backends.torch.respond import aid_of, answer_by_estimate, answer_by_s
 from betty.backends.torch.tape import Adjoint
 from betty.backends.torch.trajectory.recorder import Recorder
 from betty.backends.torch.trajectory.replay import player
-from betty.backends.torch.tree import Tree, add, detach, scale
+from betty.backends.torch.tree import Tree, add, copy, detach, scale
 from betty.backends.torch.updates import clip
 from betty.ir.methods import Method
 from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step, Update
@@ -164,13 +165,24 @@ class Executor:
         seeds = {name: stand_ins.get(name, self.program.parameters(name)) for name, _ in item.adjoints}
         inputs = own + tuple(leaf for tree in seeds.values() for leaf in tree)
         with problem.objective.holding(stand_ins):  # activation checkpointing evaluates the module again
-            found = torch.autograd.grad(
-                frame.evaluation.loss, inputs, create_graph=taped, allow_unused=True, materialize_grads=True
-            )
+            found = torch.autograd.grad(frame.evaluation.loss, inputs, create_graph=taped, allow_unused=True)
+        if not frame.dry:
+            self._note_idle(problem, found[: len(own)])
+        found = tuple(
+            torch.zeros_like(leaf) if part is None else part for leaf, part in zip(inputs, found, strict=True)
+        )
         frame.gradient, parts = found[: len(own)], iter(found[len(own) :])
         for name, slot in item.adjoints:
             tree = tuple(next(parts).detach() for _ in seeds[name])
             self._gain(frame, slot, name, self.program[name].version, tree)
+
+    def _note_idle(self, problem: LiveProblem, gradient: Sequence[Tensor | None]) -> None:
+        """Note what no micro-batch of the update has used: an optimiser leaves it alone, weight decay and all."""
+        if self._steps[problem.name].responses:
+            return  # responses may reach what the loss itself does not use
+        unused = {index for index, part in enumerate(gradient) if part is None}
+        first = (problem.count - 1) % self._every[problem.name] == 0
+        problem.idle = unused if first else problem.idle & unused
 
     def _respond(self, frame: Frame, item: Respond) -> None:
         adjoint = frame.adjoints.pop(item.slot, None)
@@ -256,15 +268,21 @@ class Executor:
 
     def _apply(self, problem: LiveProblem, item: Update) -> None:
         gradient = self._averaged(problem, item)
+        if problem.hooks is not None and problem.hooks.edits and not item.tape:
+            gradient = _edited(problem, gradient)
         if item.remember:
             assert problem.optimizer is not None
             clipped = clip(detach(gradient), problem.gradient_clipping)
             problem.last = remember(problem.optimizer, problem.parameters, clipped)
         groups = self._recorder.prepare(problem, gradient, item)
+        if problem.idle:
+            groups = tuple(None if index in problem.idle else group for index, group in enumerate(groups))
         if item.tape:
             self._recorder.close_segment(problem, groups)
         elif not (item.replay and self._recorder.move(problem, gradient, groups)):
             _move(problem, gradient)
+        if problem.hooks is not None:
+            problem.hooks.updated(problem.parameters)
         self._recorder.closed(problem, groups)
 
     def _averaged(self, problem: LiveProblem, item: Update) -> Tree:
@@ -279,16 +297,41 @@ class Executor:
         return gradient
 
 
+def _edited(problem: LiveProblem, gradient: Tree) -> Tree:
+    """The gradient as the program has made of it; each part has room of its own, to be written to in place."""
+    assert problem.hooks is not None
+    with _showing(problem, copy(gradient)):
+        problem.hooks.gradient(problem.parameters)
+        return tuple(
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()
+            for parameter in problem.parameters
+        )
+
+
 def _move(problem: LiveProblem, gradient: Tree) -> None:
-    """Let the optimiser apply a gradient."""
-    assert problem.optimizer is not None
-    for parameter, part in zip(problem.parameters, gradient, strict=True):
-        parameter.grad = part
-    if problem.gradient_clipping is not None:
-        torch.nn.utils.clip_grad_norm_(problem.parameters, problem.gradient_clipping)
-    problem.optimizer.step()
-    for parameter in problem.parameters:
-        parameter.grad = None
+    """Let the optimiser, or what the program has in its place, apply a gradient."""
+    clipped = detach(clip(gradient, problem.gradient_clipping))
+    replaced = problem.hooks is not None and problem.hooks.replaces
+    # What writes to a gradient in place needs it apart from others: autograd gives views, and one tensor twice.
+    with _showing(problem, copy(clipped) if replaced else clipped):
+        if replaced:
+            assert problem.hooks is not None
+            problem.hooks.update()
+        else:
+            assert problem.optimizer is not None
+            problem.optimizer.step()
+
+
+@contextmanager
+def _showing(problem: LiveProblem, gradient: Tree) -> Iterator[None]:
+    """Let the parameters hold a gradient in ``.grad``; they hold none afterwards."""
+    try:
+        for index, (parameter, part) in enumerate(zip(problem.parameters, gradient, strict=True)):
+            parameter.grad = None if index in problem.idle else part
+        yield
+    finally:
+        for parameter in problem.parameters:
+            parameter.grad = None
 
 
 def _advance(problem: LiveProblem, frame: Frame) -> None:

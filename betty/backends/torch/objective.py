@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -93,9 +93,10 @@ class Objective:
         takes_batch: Whether the loss has a parameter ``batch``.
         device: Where the problem runs.
         autocast: Lower precision of the forward pass, or ``None``.
+        trained: Names of the parameters that a problem's steps move, where these are not all that require a gradient.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a loss has as many sides
         self,
         name: str,
         loss: Callable[..., Any],
@@ -104,12 +105,13 @@ class Objective:
         takes_batch: bool,
         device: torch.device,
         autocast: torch.dtype | None = None,
+        trained: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.name, self.loss, self.modules, self.device = name, loss, dict(modules), device
-        self._takes_batch, self._autocast = takes_batch, autocast
+        self._takes_batch, self._autocast, self._trained = takes_batch, autocast, dict(trained or {})
         self._views = {key: View(key, module, fixed=True) for key, module in modules.items()}
         self._loose = {key: View(key, module) for key, module in modules.items()}
-        self._parameters = {key: Places(module) for key, module in modules.items()}
+        self._parameters = {key: Places(module, self._trained.get(key)) for key, module in modules.items()}
         self.buffers = Buffers(modules.values())
         self.host_draws = may_draw(loss, modules.values())
         self.switches = may_switch(loss, modules.values())
@@ -219,13 +221,15 @@ class Objective:
         return Evaluation(loss=value.reshape(()), metrics=metrics, log_prob=log_prob)
 
 
-def trainable(module: nn.Module) -> Tree:
-    """The parameters that are optimised, in the order of ``module.parameters()``."""
-    return tuple(parameter for parameter in module.parameters() if parameter.requires_grad)
+def trainable(module: nn.Module, names: Collection[str] | None = None) -> Tree:
+    """The parameters that are optimised, in the order of ``module.parameters()``; of these those called ``names``."""
+    found = dict(module.named_parameters())
+    return tuple(found[name] for name in trainable_names(module, names))
 
 
-def trainable_names(module: nn.Module) -> list[str]:
-    return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+def trainable_names(module: nn.Module, names: Collection[str] | None = None) -> list[str]:
+    named = module.named_parameters()
+    return [name for name, one in named if one.requires_grad and (names is None or name in names)]
 
 
 def _detached(item: Any) -> Any:

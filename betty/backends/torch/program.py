@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,27 @@ if TYPE_CHECKING:
     from betty.backends.torch.trajectory.tangents import Tangents
 
 
+class Hooks(Protocol):
+    """What a program does itself around the updates of a problem."""
+
+    @property
+    def replaces(self) -> bool:
+        """Whether :meth:`update` takes the place of the optimiser's step."""
+
+    @property
+    def edits(self) -> bool:
+        """Whether :meth:`gradient` may change the gradient."""
+
+    def gradient(self, parameters: Tree) -> None:
+        """Look at, or change, the averaged gradient in ``.grad`` of the parameters, before it is clipped."""
+
+    def update(self) -> None:
+        """Move the parameters by what is in ``.grad``, clipped."""
+
+    def updated(self, parameters: Tree) -> None:
+        """Look at, or change, the parameters after an update."""
+
+
 @dataclass(eq=False, kw_only=True)
 class LiveProblem:
     """One problem at run time.
@@ -39,6 +60,9 @@ class LiveProblem:
         gradient_clipping: Largest norm of an update's gradient, or ``None``.
         tuned: Hyperparameters of the optimiser that are parameters of other problems.
         starts_from: The problem at whose parameters this one begins anew after every step of it, or none.
+        trained: Names of the parameters that are optimised, where these are not all that require a gradient.
+        answers: Names of those among them that responses go through; all where ``None``.
+        hooks: What the program does itself around an update.
     """
 
     name: str
@@ -50,6 +74,9 @@ class LiveProblem:
     gradient_clipping: float | None = None
     tuned: tuple[Tuned, ...] = ()
     starts_from: str = ""
+    trained: tuple[str, ...] | None = None
+    answers: tuple[str, ...] | None = None
+    hooks: Hooks | None = None
     count: int = 0
     """Micro-batches so far."""
     version: int = 0
@@ -70,12 +97,14 @@ class LiveProblem:
     """Sum of the gradients since the last update."""
     last: LastUpdate | None = None
     """What of the last update the optimiser's adaptation needs, where the plan has it remembered."""
+    idle: set[int] = field(default_factory=set)
+    """Positions of parameters that the losses of the present update have not used."""
     memories: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What the responses in this problem's hypergradient have left for its next step, by slot."""
 
     def __post_init__(self) -> None:
-        self.parameters: Tree = trainable(self.module)
-        self.parameter_names: list[str] = trainable_names(self.module)
+        self.parameters: Tree = trainable(self.module, self.trained)
+        self.parameter_names: list[str] = trainable_names(self.module, self.trained)
 
     def mark(self) -> Callable[[], None]:
         """A call that takes back what has been accumulated since; it does nothing once an update was made."""

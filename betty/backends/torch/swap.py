@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,18 +18,20 @@ BufferValues = tuple[dict[str, Tensor | None], ...]
 
 
 class Places:
-    """Where a module keeps its trainable parameters.
+    """Where a module keeps its trainable parameters, or those of them that are called ``names``.
 
     The same as ``torch.func.functional_call`` does with names, found once instead of at every call. A tensor that a
     module holds in several places (tied weights, the flat list of an ``nn.LSTM``) is replaced in all of them.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, names: Collection[str] | None = None) -> None:
+        named = module.named_parameters()
+        wanted = {id(tensor) for name, tensor in named if tensor.requires_grad and (names is None or name in names)}
         self.tensors: list[Tensor] = []
         self._places: list[list[Place]] = []
         index: dict[int, int] = {}
         for container, key, tensor in _held(module):
-            if not tensor.requires_grad:
+            if id(tensor) not in wanted:
                 continue
             if id(tensor) not in index:
                 index[id(tensor)] = len(self.tensors)
