@@ -165,15 +165,16 @@ class Executor:
         seeds = {name: stand_ins.get(name, self.program.parameters(name)) for name, _ in item.adjoints}
         inputs = own + tuple(leaf for tree in seeds.values() for leaf in tree)
         with problem.objective.holding(stand_ins):  # activation checkpointing evaluates the module again
-            found = torch.autograd.grad(frame.evaluation.loss, inputs, create_graph=taped, allow_unused=True)
+            parts: Sequence[Tensor | None]
+            parts = torch.autograd.grad(frame.evaluation.loss, inputs, create_graph=taped, allow_unused=True)
         if not frame.dry:
-            self._note_idle(problem, found[: len(own)])
-        found = tuple(
-            torch.zeros_like(leaf) if part is None else part for leaf, part in zip(inputs, found, strict=True)
+            self._note_idle(problem, parts[: len(own)])
+        whole = tuple(
+            torch.zeros_like(leaf) if part is None else part for leaf, part in zip(inputs, parts, strict=True)
         )
-        frame.gradient, parts = found[: len(own)], iter(found[len(own) :])
+        frame.gradient, seeded = whole[: len(own)], iter(whole[len(own) :])
         for name, slot in item.adjoints:
-            tree = tuple(next(parts).detach() for _ in seeds[name])
+            tree = tuple(next(seeded).detach() for _ in seeds[name])
             self._gain(frame, slot, name, self.program[name].version, tree)
 
     def _note_idle(self, problem: LiveProblem, gradient: Sequence[Tensor | None]) -> None:

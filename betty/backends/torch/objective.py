@@ -96,7 +96,7 @@ class Objective:
         trained: Names of the parameters that a problem's steps move, where these are not all that require a gradient.
     """
 
-    def __init__(  # noqa: PLR0913 - a loss has as many sides
+    def __init__(
         self,
         name: str,
         loss: Callable[..., Any],
