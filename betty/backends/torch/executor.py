@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -165,8 +165,8 @@ class Executor:
         seeds = {name: stand_ins.get(name, self.program.parameters(name)) for name, _ in item.adjoints}
         inputs = own + tuple(leaf for tree in seeds.values() for leaf in tree)
         with problem.objective.holding(stand_ins):  # activation checkpointing evaluates the module again
-            parts: Sequence[Tensor | None]
-            parts = torch.autograd.grad(frame.evaluation.loss, inputs, create_graph=taped, allow_unused=True)
+            found = torch.autograd.grad(frame.evaluation.loss, inputs, create_graph=taped, allow_unused=True)
+        parts = cast(Sequence[Tensor | None], found)
         if not frame.dry:
             self._note_idle(problem, parts[: len(own)])
         whole = tuple(
