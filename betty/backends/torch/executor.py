@@ -166,7 +166,7 @@ class Executor:
         inputs = own + tuple(leaf for tree in seeds.values() for leaf in tree)
         with problem.objective.holding(stand_ins):  # activation checkpointing evaluates the module again
             found = torch.autograd.grad(frame.evaluation.loss, inputs, create_graph=taped, allow_unused=True)
-        parts = cast(Sequence[Tensor | None], found)
+        parts = cast("Sequence[Tensor | None]", found)
         if not frame.dry:
             self._note_idle(problem, parts[: len(own)])
         whole = tuple(
