@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +117,8 @@ class Objective:
         self.switches = may_switch(loss, modules.values())
         self.smooth_tangents = True
         """Whether tangents of the loss are known to be differentiable, or not known not to be."""
+        self.undone: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Takes back, around an evaluation that no step asks for, what the loss does to objects of the program."""
         self._recurrent = any(isinstance(part, nn.RNNBase) for one in modules.values() for part in one.modules())
 
     def live(self, batch: Any) -> Evaluation:
@@ -171,6 +173,8 @@ class Objective:
                     stack.enter_context(self._parameters[name].holding(tensors))
             if buffers:
                 stack.enter_context(self.buffers.spared())
+                if self.undone is not nullcontext:
+                    stack.enter_context(self.undone())
             yield
 
     def held(self, batch: Any) -> Evaluation:

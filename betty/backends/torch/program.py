@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -153,5 +153,10 @@ class Program:
 def preserved(program: Program) -> Iterator[None]:
     """Spare the buffers of all modules; they are as before afterwards, bit for bit, also after an exception."""
     # Written values could not simply be copied back: graphs that are kept may have saved the buffers themselves.
-    with Buffers(problem.module for problem in program.problems.values()).spared():
+    with ExitStack() as stack:
+        stack.enter_context(Buffers(problem.module for problem in program.problems.values()).spared())
+        for undone in {
+            id(one): one for one in (problem.objective.undone for problem in program.problems.values())
+        }.values():
+            stack.enter_context(undone())
         yield

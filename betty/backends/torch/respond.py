@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -28,12 +28,20 @@ def answer_by_solve(point: Lower, adjoint: Adjoint, method: Method, aid: Aid) ->
     """
     if method.product is None:
         raise ValueError(f"{method.to_text()} is no implicit method")
-    v = adjoint.total()
+    v = point.through(adjoint.total() or ())
     linearization = product(method.product).linearize(point)
     with torch.no_grad():
-        solution = inverse(method.solver).solve(linearization.hessian, v or (), aid)
+        solution = inverse(method.solver).solve(partial(_within, point, linearization.hessian), v, aid)
         pulled = linearization.pull(solution.value)
     return {name: scale(-1.0, tree) for name, tree in pulled.items()}, solution
+
+
+def _within(point: Lower, hessian: Callable[[Tree], Tree], v: Tree) -> Tree:
+    """``H v`` within the parameters that the response goes through; others keep their part of ``v``."""
+    if not point.answers:
+        return hessian(v)
+    moved = hessian(point.through(v))
+    return tuple(one if taken else kept for one, kept, taken in zip(moved, v, point.answers, strict=True))
 
 
 def aid_of(lower: LiveProblem, start: Tree | None, seed: int) -> Aid:
@@ -54,7 +62,7 @@ def aid_of(lower: LiveProblem, start: Tree | None, seed: int) -> Aid:
 
 def answer_by_estimate(point: Lower, adjoint: Adjoint, method: Method, occasion: Occasion) -> Answer:
     """What every problem in ``point.reads`` gains, by an estimator that needs first derivatives alone."""
-    return estimator(method.solver).answer(point, adjoint.total() or (), occasion)
+    return estimator(method.solver).answer(point, point.through(adjoint.total() or ()), occasion)
 
 
 def standing(lower: LiveProblem, samples: tuple[Sample, ...], reads: Mapping[str, Tree]) -> Lower:
@@ -66,7 +74,9 @@ def standing(lower: LiveProblem, samples: tuple[Sample, ...], reads: Mapping[str
     if not samples:
         raise RunError(f"{lower.name!r} has not stepped yet: its response is that of its last step")
     decay = decay_of(lower.optimizer, lower.parameters) if lower.optimizer is not None else ()
-    return Lower(lower.name, lower.objective, samples, lower.parameters, reads, decay)
+    taken = lower.answers
+    answers = () if taken is None else tuple(name in taken for name in lower.parameter_names)
+    return Lower(lower.name, lower.objective, samples, lower.parameters, reads, decay, answers)
 
 
 def answer_by_trajectory(

@@ -83,17 +83,22 @@ def facts(program: Program, problem: LiveProblem, batch: Any, *, forward: bool =
 
     With ``forward`` it is tried whether the gradient can be differentiated in forward mode.
     """
-    counted = Facts(
+    try:
+        with replaying(None, program.device), problem.objective.undone(), _quiet():
+            return replace(counted(problem), **_measure(problem, batch, forward))
+    except Exception as error:  # any operation of a user's loss may have no fake kernel, or need real values
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        return counted(problem, note=f"{type(error).__name__}: {first}"[:200])
+
+
+def counted(problem: LiveProblem, note: str = "") -> Facts:
+    """What is known of a problem whose loss is not evaluated, and why it is not."""
+    return Facts(
         parameters=sum(parameter.numel() for parameter in problem.parameters),
         parameter_bytes=_bytes(problem.parameters),
         state_bytes=_state_copies(problem) * _bytes(problem.parameters),
+        note=note,
     )
-    try:
-        with replaying(None, program.device), _quiet():
-            return replace(counted, **_measure(problem, batch, forward))
-    except Exception as error:  # any operation of a user's loss may have no fake kernel, or need real values
-        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        return replace(counted, note=f"{type(error).__name__}: {first}"[:200])
 
 
 @contextmanager

@@ -39,6 +39,20 @@ class Observer(Protocol):
         """The loop is over: ``finished``, ``stopped early``, ``interrupted`` or ``failed`` (an exception follows)."""
 
 
+class Measures(Protocol):
+    """What a run is measured by, every so many iterations."""
+
+    @property
+    def every(self) -> int: ...
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the last iteration is measured in any case."""
+
+    def measure(self, program: Program) -> Row:
+        """Numbers by name."""
+
+
 @dataclass(frozen=True, eq=False)
 class Validation:
     """A function that measures the problems, called every so many iterations, without gradients, in eval mode.
@@ -50,6 +64,7 @@ class Validation:
     function: Callable[..., Any]
     reads: tuple[str, ...]
     every: int = 100
+    at_end: bool = True
 
     def measure(self, program: Program) -> Row:
         """Numbers by name; the program is as before afterwards (modes, buffers and random states).
@@ -127,11 +142,13 @@ class Trainer:
     """
 
     executor: Executor
-    validation: Validation | None = None
+    validation: Measures | None = None
     early_stopping: EarlyStopping | None = None
     record_every: int = 10
     random: RandomState | None = None
     observers: Sequence[Observer] = ()
+    iterate: Callable[[], None] | None = None
+    """What an iteration does, where the program has its own order of events; each step is told to :meth:`note`."""
     iteration: int = 0
     """Iterations done."""
     validated: Row = field(default_factory=dict)
@@ -173,10 +190,18 @@ class Trainer:
 
     def _iterate(self) -> None:
         self.iteration += 1
+        (self.iterate or self.advance)()
+
+    def advance(self) -> None:
+        """The steps of the present iteration, in the order of the plan."""
         for step in self.executor.plan:
             if self.iteration % step.period == 0 and self._warm(step):
-                # Metrics are all that is looked at later: the gradient would take as much room as the parameters.
-                self._latest[step.problem] = replace(self.executor.step(step.problem), gradient=())
+                self.note(self.executor.step(step.problem))
+
+    def note(self, outcome: Outcome) -> None:
+        """Take in what a step has given, for the next row of metrics."""
+        # Metrics are all that is looked at later: the gradient would take as much room as the parameters.
+        self._latest[outcome.problem] = replace(outcome, gradient=())
 
     def _warm(self, step: Step) -> bool:
         return all(self.executor.program[lower].count > least for lower, least in step.after)
@@ -189,7 +214,7 @@ class Trainer:
         row: Row = {}
         if final or self.iteration % self.record_every == 0:
             row.update(_numbers(self._latest))
-        if self.validation is not None and (final or self._validation_due()):
+        if self.validation is not None and ((final and self.validation.at_end) or self._validation_due()):
             self.validated = self.validation.measure(self.executor.program)
             row.update((f"validate.{key}", value) for key, value in self.validated.items())
         return row

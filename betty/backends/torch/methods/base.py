@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+import torch
 from torch import Tensor
 
 from betty.backends.torch.objective import Objective, Sample
@@ -90,6 +91,8 @@ class Lower:
         reads: The trainable parameters of each problem that the response passes to, by name.
         decay: Weight decay that the lower's optimiser adds to the gradient of each parameter; empty for none. The
             lower then descends ``L + decay ||theta||^2 / 2``, and it is this loss's solution that responds.
+        answers: For each parameter, whether the response goes through it; empty where it goes through all. The
+            others count as constants of the loss.
     """
 
     name: str
@@ -98,6 +101,13 @@ class Lower:
     parameters: Tree
     reads: Mapping[str, Tree]
     decay: Sequence[float] = ()
+    answers: Sequence[bool] = ()
+
+    def through(self, tree: Tree) -> Tree:
+        """``tree`` with zeros for the parameters that the response does not go through."""
+        if not self.answers:
+            return tree
+        return tuple(leaf if taken else torch.zeros_like(leaf) for leaf, taken in zip(tree, self.answers, strict=True))
 
     def decayed(self, point: Tree, tree: Tree) -> Tree:
         """``tree + decay * point``: what weight decay adds to a gradient at ``point``, or to ``H`` times ``point``."""

@@ -118,6 +118,7 @@ def gradient_again(
         objective.differentiable(),
         objective.buffers.holding(copied(buffers)),
         objective.holding(stand_ins),
+        objective.undone(),
         torch.enable_grad(),
     ):
         loss = objective.held(sample.batch).loss
