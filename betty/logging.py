@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 from betty.ir.diagnostics import BettyError, listing, nearest
 
@@ -64,6 +64,9 @@ def get_logger() -> logging.Logger:
 class LoggerBase:
     """Messages to the console; metrics go nowhere."""
 
+    silent: ClassVar[bool] = False
+    """Whether metrics are swallowed at the moment, by all loggers: an evaluation that is no step writes none."""
+
     def __init__(self) -> None:
         self.logger = get_logger()
 
@@ -88,6 +91,11 @@ class LoggerBase:
             tag: Stands before the names, such as the name of a problem.
             step: Of the horizontal axis.
         """
+        if not LoggerBase.silent:
+            self._write(dict(flattened(stats, tag)), step)
+
+    def _write(self, row: dict[str, Any], step: int | None) -> None:
+        """Write numbers, texts and images by their names."""
 
     def close(self) -> None:
         """Write out what is still held back."""
@@ -118,8 +126,8 @@ class TensorBoardLogger(LoggerBase):
             self._writer = self._make(None if self._folder is None else str(self._folder))
         return self._writer
 
-    def log(self, stats: Any, tag: str | None = None, step: int | None = None) -> None:
-        for name, value in flattened(stats, tag):
+    def _write(self, row: dict[str, Any], step: int | None) -> None:
+        for name, value in row.items():
             if isinstance(value, Real):
                 self.writer.add_scalar(name, float(value), step)
             elif isinstance(value, str):
@@ -149,16 +157,16 @@ class WandBLogger(LoggerBase):
         self._folder = folder
         self._wandb = _needed("wandb", "wandb", "pip install wandb")
 
-    def log(self, stats: Any, tag: str | None = None, step: int | None = None) -> None:
+    def _write(self, row: dict[str, Any], step: int | None) -> None:
+        if not row:
+            return
         # Not at construction: a program may call wandb.init after it has made its engine.
         if getattr(self._wandb, "run", None) is None:
             self._wandb.init(dir=None if self._folder is None else str(self._folder))
-        row = {
-            name: value if isinstance(value, Real | str) else self._wandb.Image(value)
-            for name, value in flattened(stats, tag)
+        shown = {
+            name: value if isinstance(value, Real | str) else self._wandb.Image(value) for name, value in row.items()
         }
-        if row:
-            self._wandb.log(row, step=step)
+        self._wandb.log(shown, step=step)
 
 
 def _needed(module: str, package: str, install: str) -> Any:
