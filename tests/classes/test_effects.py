@@ -330,10 +330,10 @@ def test_an_attribute_of_a_function_and_a_wrapped_function() -> None:
 
 def test_names_and_lists_of_the_programs_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     helper: Any = types.ModuleType("helper_of_a_program")
-    exec(
-        "total = 0\nhistory = []\ndef note():\n    global total\n    total += 1\n    history.append(total)\n",
-        vars(helper),
+    code = (
+        "total, steps, history = 0, 0, []\ndef note():\n    global total\n    total += 1\n    history.append(total)\n"
     )
+    exec(code, vars(helper))
     monkeypatch.setitem(sys.modules, "helper_of_a_program", helper)
 
     class Upper:
