@@ -1,13 +1,12 @@
-"""The engine: a spec compiled, explained, drawn and run, from Python."""
+"""The engine: a multilevel program, from a spec or from classes, explained, drawn, checked and run from Python."""
 
 from __future__ import annotations
 
 import html
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -17,91 +16,138 @@ from betty.backends.torch.check.run import MOST_STEPS
 from betty.backends.torch.checkpoint import restore
 from betty.backends.torch.executor import Executor
 from betty.backends.torch.profiler import Profiler
-from betty.backends.torch.random import RandomState, replaying
-from betty.backends.torch.trace import trace
+from betty.backends.torch.program import Program
+from betty.backends.torch.random import replaying
 from betty.backends.torch.trainer import Observer, Trainer
-from betty.build import build, build_validation, check_trajectories
 from betty.checking import Report
-from betty.ir.applicable import diagnose_methods
-from betty.ir.compile import Compiled, compile_graph
+from betty.classes.front import ClassFront
+from betty.classes.members import ClassMembers
+from betty.configs import EngineConfig
+from betty.front import Front
+from betty.ir.compile import Compiled
 from betty.ir.diagnostics import BettyError, listing, nearest
 from betty.ir.explain import Measured, explain
 from betty.ir.graph import Graph
 from betty.ir.methods import Method
 from betty.ir.plan import Plan
+from betty.logging import logger
 from betty.observers.checkpoints import Checkpoints
 from betty.observers.records import JsonLines, Memory, TensorBoard
+from betty.problems.problem import Problem
 from betty.render import Rendered, render, svg
 from betty.result import Result
 from betty.runfolder import RunFolder, new_folder
-from betty.spec.dump import to_yaml
-from betty.spec.frontend import compile_source
 from betty.spec.load import Source
 from betty.spec.models import Spec
+from betty.specified import SpecFront
 
 
-class Engine:
+class Engine(ClassMembers):
     """A multilevel program, compiled and ready to run.
 
+    It is written as a spec, ``Engine("spec.yaml")``, or as classes, ``Engine(problems=[...], dependencies={...})``.
     In a notebook the last expression ``engine`` shows the drawn graph and the plan.
+
+    A program of classes may derive its engine and define ``validation``, which returns a dict of numbers, and
+    ``train_step``; every problem is an attribute of the engine under its name.
 
     Args:
         spec: The path of a YAML file, a mapping as such a file holds, or a ``betty.Spec``; live modules, losses,
-            data and optimisers may stand in a mapping or ``Spec`` in the place of targets.
-        overrides: ``path=value`` texts such as ``"problems.classifier.optimizer.lr=0.01"``.
-        trust: Packages beyond ``torch`` and ``betty`` that targets may come from.
+            data and optimisers may stand in a mapping or ``Spec`` in the place of targets. A list of problems is taken
+            as ``problems``.
+        config: How a program of classes runs.
+        dependencies: ``{"u2l": {upper: [lower, ...]}, "l2u": {lower: [upper, ...]}}``: whose loss reads whom.
+        env: What the problems reach as ``self.env``.
+        problems: :class:`betty.problems.ImplicitProblem` and :class:`betty.problems.IterativeProblem` objects.
+        overrides: ``path=value`` texts such as ``"problems.classifier.optimizer.lr=0.01"``, for a spec.
+        trust: Packages beyond ``torch`` and ``betty`` that targets of a spec may come from.
 
     Raises:
         SpecError: Everything wrong with the spec and the program, in one report.
+        GraphError: Everything wrong with the dependencies and methods of problems.
+        BettyError: A problem lacks a part, or its name is taken.
         RunError: The device is not on this machine.
     """
 
-    def __init__(self, spec: Source, *, overrides: Sequence[str] = (), trust: Iterable[str] = ()) -> None:
-        found = compile_source(spec, overrides, trust)
-        assert found.resolved is not None
-        self._document = found.document
-        self._program = build(found.document, found.graph, found.resolved)
-        self._compiled = self._compile(found.graph)
-        engine = self.spec.engine
-        validation, stopping = build_validation(engine, found.graph, found.resolved)
+    def __init__(
+        self,
+        spec: Source | Sequence[Problem] | EngineConfig | None = None,
+        config: EngineConfig | Sequence[Problem] | None = None,
+        dependencies: Mapping[str, Any] | None = None,
+        env: Any = None,
+        *,
+        problems: Sequence[Problem] | None = None,
+        overrides: Sequence[str] = (),
+        trust: Iterable[str] = (),
+    ) -> None:
+        found, self.config = _sorted_out(spec, config, problems)
+        self.train_iters, self.valid_step = self.config.train_iters, self.config.valid_step
+        self._front: Front
+        if isinstance(found, list):
+            if overrides or trust:
+                raise BettyError("overrides and trust belong to specs: a program of classes is changed in its own code")
+            self.logger = logger(self.config.logger_type)
+            self._front = ClassFront(self, found, dependencies, self.config, env, self.logger)
+        else:
+            if dependencies is not None or env is not None or config is not None:
+                raise BettyError("config, dependencies and env belong to programs of classes: Engine(problems=[...])")
+            self.logger = logger()
+            self._front = SpecFront(found, overrides, trust)
+            self.train_iters = self.spec.engine.iterations
+        running = self._front.running
         self._trainer = Trainer(
-            Executor(self.plan, self._program),
-            validation=validation,
-            early_stopping=stopping,
-            record_every=engine.log.every,
-            random=RandomState.seeded(engine.seed, self._program.device),
+            self._front.executor,
+            validation=self._front.measures,
+            early_stopping=self._front.early_stopping,
+            record_every=running.record_every,
+            random=running.random,
+            iterate=self._front.iterate,
+            shared=running.random is None,
         )
+        if isinstance(self._front, ClassFront):
+            self._front.runtime.noted = self._trainer.note
+            self._front.runtime.rebuilt = self._rebuilt
 
-    def _compile(self, declared: Graph) -> Compiled:
-        device = self._program.device
-        # Loaders without a generator of their own draw their first order here, from the global one.
-        with replaying(RandomState.seeded(self.spec.engine.seed, device), device):
-            facts = trace(self._program, answering=_answering(declared))
-        settings = replace(declared.settings, device=str(device))
-        traced = replace(declared, settings=settings).map(problem=lambda one: replace(one, facts=facts[one.name]))
-        if wrong := [*check_trajectories(traced, self._program), *diagnose_methods(traced)]:
-            raise self._document.report(wrong)
-        return compile_graph(traced)
+    def _rebuilt(self, executor: Executor) -> None:
+        self._trainer.executor = executor
 
     @property
     def spec(self) -> Spec:
-        """The spec as it is run, overrides included."""
-        return self._document.spec
+        """The spec as it is run, overrides included.
+
+        Raises:
+            BettyError: The program was written as classes; :meth:`to_spec` writes what can be written of it.
+        """
+        if isinstance(self._front, SpecFront):
+            return self._front.spec
+        raise BettyError("this program was written as classes: engine.to_spec() writes what a spec can say of it")
+
+    def to_spec(self) -> str:
+        """The program as the text of a YAML spec.
+
+        What a spec cannot say of a program of classes, such as a ``training_step`` or a hook, is named in comments at
+        the place where a target is to be put.
+        """
+        return self._front.written()
+
+    @property
+    def _program(self) -> Program:
+        return self._front.program
 
     @property
     def compiled(self) -> Compiled:
         """Graph, plan and the graph after each pass."""
-        return self._compiled
+        return self._front.compiled
 
     @property
     def graph(self) -> Graph:
         """The dataflow graph with levels, periods, facts and resolved methods."""
-        return self._compiled.graph
+        return self.compiled.graph
 
     @property
     def plan(self) -> Plan:
         """What the executor follows."""
-        return self._compiled.plan
+        return self.compiled.plan
 
     @property
     def iteration(self) -> int:
@@ -148,11 +194,11 @@ class Engine:
                 + (f" (did you mean {hint!r}?)" if hint else "")
             )
         with replaying(self._trainer.random, self._program.device):
-            outcome = self._trainer.executor.hypergradient(name, batches)
+            outcome = self._front.executor.hypergradient(name, batches)
         return self._program[name].named(tuple(leaf.detach() for leaf in outcome.gradient))
 
     def validate(self) -> dict[str, float]:
-        """What ``engine.validate`` of the spec measures now; empty where the spec has none."""
+        """What ``engine.validate`` of the spec, or the method ``validation``, measures now; empty without."""
         validation = self._trainer.validation
         with replaying(self._trainer.random, self._program.device):
             return validation.measure(self._program) if validation else {}
@@ -193,7 +239,7 @@ class Engine:
         asked = Request(
             iterations=iterations,
             points=points,
-            seed=self.spec.engine.seed if seed is None else seed,
+            seed=self._front.running.seed if seed is None else seed,
             tolerance=tolerance,
             reference=reference,
             most_steps=most_steps,
@@ -233,12 +279,15 @@ class Engine:
         Raises:
             RunError: The run cannot go on, or its folder cannot be written.
         """
-        folder = new_folder(out, self.spec.name) if out is not None or write else None
+        running = self._front.running
+        folder = new_folder(out, running.name) if out is not None or write else None
         memory, profiler = Memory(), Profiler(self._program.device) if profile else None
-        self._trainer.executor.around = profiler
+        self._front.executor.around = profiler
         self._trainer.observers = [memory, *self._writers(folder), *observers]
         start = time.perf_counter()
-        reason = self._trainer.run(self.spec.engine.iterations if iterations is None else iterations)
+        if isinstance(self._front, ClassFront):
+            self.train()
+        reason = self._trainer.run(self.train_iters if iterations is None else iterations)
         seconds = time.perf_counter() - start
         if folder is not None:
             folder.write_weights({name: module.state_dict() for name, module in self.modules.items()})
@@ -256,12 +305,12 @@ class Engine:
         if folder is None:
             return []
         folder.write_plan(self.explain() + "\n")
-        folder.write_spec(to_yaml(self.spec))
-        found: list[Observer] = [JsonLines(folder.metrics)]
-        if self.spec.engine.log.tensorboard:
+        folder.write_spec(self.to_spec())
+        running, found = self._front.running, cast("list[Observer]", [JsonLines(folder.metrics)])
+        if running.tensorboard:
             found.append(TensorBoard(folder.path))
-        if (checkpoint := self.spec.engine.checkpoint) is not None:
-            found.append(Checkpoints(self._trainer, folder.path, checkpoint.every, checkpoint.keep))
+        if running.checkpoint_every:
+            found.append(Checkpoints(self._trainer, folder.path, running.checkpoint_every, running.checkpoint_keep))
         return found
 
     def _measured(self, profiler: Profiler) -> str:
@@ -279,6 +328,20 @@ class Engine:
         return f'<div>{svg(self.graph)}<pre style="line-height: 1.35; overflow-x: auto">{plan}</pre></div>'
 
 
-def _answering(graph: Graph) -> set[str]:
-    """Lowers whose responses may be evaluated in forward mode."""
-    return {edge.lower for edge in graph.edges if edge.flow.down and (not edge.method or edge.method.forward)}
+def _sorted_out(spec: Any, config: Any, problems: Sequence[Problem] | None) -> tuple[Any, EngineConfig]:
+    """The program, a list if it is one of classes, and its settings, wherever among the arguments they were given.
+
+    Raises:
+        BettyError: There is no program, or there are two.
+    """
+    if isinstance(spec, EngineConfig):  # the order of earlier versions of the first Betty
+        spec, config = config, spec
+    if isinstance(spec, list | tuple):
+        spec, problems = None, spec if problems is None else problems
+    if (spec is None) == (problems is None):
+        raise BettyError(
+            "an engine runs one program: Engine('spec.yaml') or Engine(problems=[...], dependencies={...})"
+        )
+    if config is not None and not isinstance(config, EngineConfig):
+        raise BettyError(f"config is {type(config).__name__}: expected an EngineConfig")
+    return (spec if problems is None else list(problems)), config if config is not None else EngineConfig()

@@ -39,6 +39,7 @@ def _problem_state(problem: LiveProblem) -> dict[str, Any]:
         "accumulated": problem.accumulated,
         "memories": problem.memories,
         "started_at": problem.started_at,
+        "seen": problem.seen,
     }
 
 
@@ -61,7 +62,11 @@ def restore(trainer: Trainer, path: Path) -> None:
         _restore_problem(program[name], found, path)
     trainer.iteration = int(saved["iteration"])
     cuda = saved["random"]["cuda"]
-    trainer.random = RandomState(saved["random"]["cpu"].cpu(), cuda.cpu() if cuda is not None else None)
+    random = RandomState(saved["random"]["cpu"].cpu(), cuda.cpu() if cuda is not None else None)
+    if trainer.shared:
+        random.restore(program.device)
+    else:
+        trainer.random = random
 
 
 def _restore_problem(problem: LiveProblem, saved: dict[str, Any], path: Path) -> None:
@@ -79,6 +84,7 @@ def _restore_problem(problem: LiveProblem, saved: dict[str, Any], path: Path) ->
     problem.tape.clear()
     problem.open_segment = None
     problem.started_at = saved.get("started_at", -1)
+    problem.seen = saved.get("seen", {})
     problem.history.clear()
     for tangents in problem.tangents.values():
         tangents.forget()

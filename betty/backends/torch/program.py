@@ -102,6 +102,10 @@ class LiveProblem:
     memories: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What the responses in this problem's hypergradient have left for its next step, by slot."""
 
+    seen: dict[str, int] = field(default_factory=dict)
+    """Loops of unrolled updates of each lower that this problem's steps have followed, where a program's own order of
+    events counts them."""
+
     def __post_init__(self) -> None:
         self.parameters: Tree = trainable(self.module, self.trained)
         self.parameter_names: list[str] = trainable_names(self.module, self.trained)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +146,7 @@ def _measure(problem: LiveProblem, batch: Any, forward_mode: bool) -> dict[str, 
         for place, tensors in zip(places, fakes, strict=True):
             stack.enter_context(place.holding(tensors))
         stack.enter_context(Buffers(objective.modules.values()).spared(lambda buffer: _fake(mode, buffer)))
-        with FlopCounterMode(display=False, custom_mapping=VECTOR_PRODUCTS) as counter:
+        with _flop_counter() as counter:
             with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
                 loss = objective.held(fake_batch).loss
             forward = counter.get_total_flops()
@@ -163,6 +163,22 @@ def _measure(problem: LiveProblem, batch: Any, forward_mode: bool) -> dict[str, 
         "forward": tangents,
         "plain": twice and not fused,
     }
+
+
+def _flop_counter() -> FlopCounterMode:
+    counter = FlopCounterMode(display=False, custom_mapping=VECTOR_PRODUCTS)
+    # Counts by module are of no use here, and the tracker fails on a module that returns its own parameter.
+    counter.mod_tracker = _Untracked()  # type: ignore[assignment]
+    return counter
+
+
+class _Untracked(AbstractContextManager[None]):
+    """Takes the place of torch's tracker of modules: everything belongs to the whole."""
+
+    parents: ClassVar[set[str]] = {"Global"}
+
+    def __exit__(self, *error: object) -> None:
+        del error
 
 
 def _in_forward_mode(problem: LiveProblem, batch: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -43,7 +43,8 @@ class Measures(Protocol):
     """What a run is measured by, every so many iterations."""
 
     @property
-    def every(self) -> int: ...
+    def every(self) -> int:
+        """Iterations between two measurements; 0 for none at the moment."""
 
     @property
     def at_end(self) -> bool:
@@ -110,19 +111,32 @@ class EarlyStopping:
 
 
 @dataclass
-class _Patience:
+class Patience:
+    """How long a run goes on without improvement; called with every validation, it says whether to end.
+
+    Args:
+        rule: What to watch.
+        best: The best value so far, negated where more is better.
+        waited: Validations without improvement.
+    """
+
     rule: EarlyStopping
     best: float = math.inf
     waited: int = 0
 
-    def exhausted(self, row: Row) -> bool:
+    def __call__(self, row: Mapping[str, Any]) -> bool:
+        """Take in a validation; whether patience is exhausted.
+
+        Raises:
+            RunError: The watched metric is missing.
+        """
         if self.rule.metric not in row:
             hint = nearest(self.rule.metric, list(row))
             raise RunError(
                 f"early stopping watches {self.rule.metric!r}, which validate does not return; "
                 f"it returns {listing(list(row))}" + (f" (did you mean {hint!r}?)" if hint else "")
             )
-        value = row[self.rule.metric] * (1 if self.rule.mode == "min" else -1)
+        value = float(row[self.rule.metric]) * (1 if self.rule.mode == "min" else -1)
         better = value < self.best
         self.best, self.waited = (value, 0) if better else (self.best, self.waited + 1)
         return self.waited >= self.rule.patience
@@ -139,6 +153,7 @@ class Trainer:
         record_every: Iterations between two rows of metrics.
         random: Random states to run from; the run's own, so that neither what else draws in this process nor another
             run changes it, and the caller's generators stand after a run where they stood before.
+        shared: Draw from the process's own generators instead, which a program seeds itself.
     """
 
     executor: Executor
@@ -149,35 +164,53 @@ class Trainer:
     observers: Sequence[Observer] = ()
     iterate: Callable[[], None] | None = None
     """What an iteration does, where the program has its own order of events; each step is told to :meth:`note`."""
+    shared: bool = False
     iteration: int = 0
     """Iterations done."""
+    patience: Patience | None = None
+    """Of the present run, where it may end before time."""
     validated: Row = field(default_factory=dict)
     """The last validation."""
     _latest: dict[str, Outcome] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._renew_patience()
+
+    def _renew_patience(self) -> None:
+        self.patience = Patience(self.early_stopping) if self.early_stopping else None
 
     def run(self, iterations: int) -> str:
         """``iterations`` more iterations; why the loop ended.
 
         A ``KeyboardInterrupt`` ends the loop; what it cut short is the step it fell into.
         """
+        with self.drawing():
+            return self._run(iterations)
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Draw as the run draws; its random states move on."""
+        if self.shared:
+            yield
+            return
         with replaying(self.random, self.executor.program.device):
             try:
-                return self._run(iterations)
+                yield
             finally:
                 self.random = RandomState.capture(self.executor.program.device)
 
     def _run(self, iterations: int) -> str:
         last, reason = self.iteration + iterations, "finished"
-        patience = _Patience(self.early_stopping) if self.early_stopping else None
+        self._renew_patience()
         self._tell("started", self.iteration, last)
         try:
             while self.iteration < last:
-                self._iterate()
+                self.iterate_once()
                 row = self._row(final=self.iteration == last)
                 if row:
                     self._tell("recorded", self.iteration, row)
                 self._tell("iterated", self.iteration)
-                if patience and self._validation_due() and patience.exhausted(self.validated):
+                if self.patience and self._validation_due() and self.patience(self.validated):
                     reason = "stopped early"
                     break
         except KeyboardInterrupt:
@@ -188,7 +221,8 @@ class Trainer:
         self._tell("ended", self.iteration, reason)
         return reason
 
-    def _iterate(self) -> None:
+    def iterate_once(self) -> None:
+        """One iteration."""
         self.iteration += 1
         (self.iterate or self.advance)()
 
@@ -207,7 +241,8 @@ class Trainer:
         return all(self.executor.program[lower].count > least for lower, least in step.after)
 
     def _validation_due(self) -> bool:
-        return self.validation is not None and self.iteration % self.validation.every == 0
+        every = self.validation.every if self.validation is not None else 0
+        return every > 0 and self.iteration % every == 0
 
     def _row(self, final: bool) -> Row:
         """The metrics of this iteration, empty where none are due; the one place where the device is waited for."""

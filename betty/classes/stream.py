@@ -1,0 +1,79 @@
+"""The batches of a class program: whatever ``get_batch`` of its problems gives."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from betty.backends.torch.errors import RunError
+from betty.backends.torch.stream import Loading, Stream, to_device
+from betty.classes.effects import Effects
+from betty.problems.batches import Loaders
+from betty.problems.problem import Problem
+
+
+class BatchStream(Stream):
+    """Endless micro-batches from a problem's ``get_batch``, which a program may have defined itself.
+
+    A batch that was looked at is given out next where looking used it up: where it comes from a loader, or where
+    ``get_batch`` calls ``next``. Where it comes from elsewhere, such as an environment that moves on by itself,
+    ``get_batch`` is asked again.
+
+    Args:
+        problem: Whose batches.
+        device: Where tensors go.
+        dtype: What floating-point tensors become, or ``None`` to leave them.
+        effects: Undoes what looking at a batch does to the program's own objects.
+    """
+
+    def __init__(self, problem: Problem, device: torch.device, dtype: torch.dtype | None, effects: Effects) -> None:
+        super().__init__(problem.name, list, Loading(), device, dtype)
+        self._owner, self._effects = problem, effects
+        self.own = type(problem).get_batch is not Problem.get_batch
+        """Whether the program defines ``get_batch`` itself."""
+
+    def next(self) -> Any:
+        batch = self._peeked.pop() if self._peeked else self._get()
+        self._owner.cur_batch = batch
+        return batch
+
+    def peek(self) -> Any:
+        if self._uses_up:
+            if not self._peeked:
+                self._peeked.append(self._get())
+            return self._peeked[-1]
+        with self._effects.undone():
+            return self._get()
+
+    def fork(self) -> Stream:
+        twin = copy.copy(self._owner)
+        twin.__dict__["_loaders"] = None
+        if twin.train_data_loader is not None:
+            given = twin.train_data_loader if isinstance(twin.train_data_loader, tuple) else (twin.train_data_loader,)
+            loaders = tuple(_apart(self.problem, loader) for loader in given)
+            twin.__dict__["_loaders"] = Loaders(self.problem, loaders, lambda: None)
+        return BatchStream(twin, self._device, self._dtype, self._effects)
+
+    @property
+    def _uses_up(self) -> bool:
+        code = getattr(type(self._owner).get_batch, "__code__", None)
+        calls_next = code is not None and "next" in code.co_names
+        return self._owner.train_data_loader is not None or calls_next
+
+    def _get(self) -> Any:
+        return to_device(self._owner.get_batch(), self._device, self._dtype)
+
+
+def _apart(problem: str, loader: Any) -> Any:
+    """A loader to draw from without drawing from the program's own: the same, unless it is used up once."""
+    if not hasattr(loader, "__next__"):
+        return loader
+    try:
+        return copy.deepcopy(loader)
+    except TypeError as error:
+        raise RunError(
+            f"the data of {problem!r} is a live {type(loader).__name__} that cannot be copied ({error}); "
+            "give a list, a DataLoader or another object that can be iterated again"
+        ) from None

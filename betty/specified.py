@@ -1,0 +1,77 @@
+"""A program that was written as a spec: read, built and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from betty.backends.torch.executor import Executor
+from betty.backends.torch.random import RandomState, replaying
+from betty.backends.torch.trace import trace
+from betty.build import build, build_validation, check_trajectories
+from betty.front import Running
+from betty.ir.applicable import diagnose_methods
+from betty.ir.compile import Compiled, compile_graph
+from betty.ir.graph import Graph
+from betty.spec.dump import to_yaml
+from betty.spec.frontend import compile_source
+from betty.spec.load import Source
+from betty.spec.models import Spec
+
+
+class SpecFront:
+    """The :class:`betty.front.Front` of a spec; see :class:`betty.Engine` for the arguments.
+
+    Raises:
+        SpecError: Everything wrong with the spec and the program, in one report.
+        RunError: The device is not on this machine.
+    """
+
+    iterate: Callable[[], None] | None = None
+
+    def __init__(self, spec: Source, overrides: Sequence[str], trust: Iterable[str]) -> None:
+        found = compile_source(spec, overrides, trust)
+        assert found.resolved is not None
+        self._document = found.document
+        self.program = build(found.document, found.graph, found.resolved)
+        self.compiled = self._compile(found.graph)
+        self.executor = Executor(self.compiled.plan, self.program)
+        self.measures, self.early_stopping = build_validation(self.spec.engine, found.graph, found.resolved)
+
+    @property
+    def spec(self) -> Spec:
+        """The spec as it is run, overrides included."""
+        return self._document.spec
+
+    @property
+    def running(self) -> Running:
+        engine = self.spec.engine
+        return Running(
+            name=self.spec.name,
+            iterations=engine.iterations,
+            seed=engine.seed,
+            random=RandomState.seeded(engine.seed, self.program.device),
+            record_every=engine.log.every,
+            tensorboard=engine.log.tensorboard,
+            checkpoint_every=engine.checkpoint.every if engine.checkpoint else 0,
+            checkpoint_keep=engine.checkpoint.keep if engine.checkpoint else 0,
+        )
+
+    def written(self) -> str:
+        return to_yaml(self.spec)
+
+    def _compile(self, declared: Graph) -> Compiled:
+        device = self.program.device
+        # Loaders without a generator of their own draw their first order here, from the global one.
+        with replaying(RandomState.seeded(self.spec.engine.seed, device), device):
+            facts = trace(self.program, answering=_answering(declared))
+        settings = replace(declared.settings, device=str(device))
+        traced = replace(declared, settings=settings).map(problem=lambda one: replace(one, facts=facts[one.name]))
+        if wrong := [*check_trajectories(traced, self.program), *diagnose_methods(traced)]:
+            raise self._document.report(wrong)
+        return compile_graph(traced)
+
+
+def _answering(graph: Graph) -> set[str]:
+    """Lowers whose responses may be evaluated in forward mode."""
+    return {edge.lower for edge in graph.edges if edge.flow.down and (not edge.method or edge.method.forward)}
