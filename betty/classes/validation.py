@@ -61,6 +61,7 @@ class HookValidation:
                 engine.eval()
                 found = engine.validation()
         finally:
+            engine.train()
             for module, mode in modes.items():
                 module.training = mode
         if found is not None and not isinstance(found, Mapping):

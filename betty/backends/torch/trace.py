@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -81,14 +81,23 @@ def trace(program: Program, answering: Container[str] = ()) -> dict[str, Facts]:
 def facts(program: Program, problem: LiveProblem, batch: Any, *, forward: bool = False) -> Facts:
     """Facts about one problem, its loss evaluated on fake tensors of the shapes of ``batch``.
 
+    A loss that asks for values, with ``.item()`` for instance, is evaluated on copies of the real tensors instead.
     With ``forward`` it is tried whether the gradient can be differentiated in forward mode.
     """
     try:
-        with replaying(None, program.device), problem.objective.undone(), _quiet():
-            return replace(counted(problem), **_measure(problem, batch, forward))
+        try:
+            # Constants that a loss closes over are real tensors; they may meet the fake ones.
+            return _facts(program, problem, batch, forward, FakeTensorMode(allow_non_fake_inputs=True))
+        except DataDependentOutputException:
+            return _facts(program, problem, batch, forward, None)
     except Exception as error:  # any operation of a user's loss may have no fake kernel, or need real values
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         return counted(problem, note=f"{type(error).__name__}: {first}"[:200])
+
+
+def _facts(program: Program, problem: LiveProblem, batch: Any, forward: bool, mode: FakeTensorMode | None) -> Facts:
+    with replaying(None, program.device), problem.objective.undone(), _quiet():
+        return replace(counted(problem), **_measure(problem, batch, forward, mode))
 
 
 def counted(problem: LiveProblem, note: str = "") -> Facts:
@@ -133,16 +142,14 @@ def _shape(item: Any) -> Any:
     return (tuple(item.shape), item.dtype, item.requires_grad) if isinstance(item, Tensor) else item
 
 
-def _measure(problem: LiveProblem, batch: Any, forward_mode: bool) -> dict[str, Any]:
-    # Constants that a loss closes over are real tensors; they may meet the fake ones.
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+def _measure(problem: LiveProblem, batch: Any, forward_mode: bool, mode: FakeTensorMode | None) -> dict[str, Any]:
     objective = problem.objective
     places = [Places(module) for module in objective.modules.values()]
     fakes = [[_fake(mode, tensor) for tensor in place.tensors] for place in places]
     by = [tensor for tensors in fakes for tensor in tensors if tensor.requires_grad]
     fake_batch = tree_map(lambda item: _fake(mode, item) if isinstance(item, Tensor) else item, batch)
     saved = _Saved(by)
-    with mode, torch.enable_grad(), ExitStack() as stack:
+    with mode or nullcontext(), torch.enable_grad(), ExitStack() as stack:
         for place, tensors in zip(places, fakes, strict=True):
             stack.enter_context(place.holding(tensors))
         stack.enter_context(Buffers(objective.modules.values()).spared(lambda buffer: _fake(mode, buffer)))
@@ -261,8 +268,9 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def _fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
-    fake = mode.from_tensor(tensor.detach())
+def _fake(mode: FakeTensorMode | None, tensor: Tensor) -> Tensor:
+    """A tensor that stands for ``tensor``: without values, or a copy."""
+    fake = mode.from_tensor(tensor.detach()) if mode is not None else tensor.detach().clone()
     return fake.requires_grad_(tensor.requires_grad) if tensor.requires_grad else fake
 
 
