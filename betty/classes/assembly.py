@@ -64,7 +64,7 @@ class Assembler:
         settings = Settings(
             iterations=max(1, self.config.train_iters),
             device=str(self.device),
-            **({"roll_back": True} if self.config.roll_back else {}),
+            roll_back=self.config.roll_back,
         )
         nodes = tuple(_node(problem) for problem in self.problems.values())
         graph = Graph(self.config.name, nodes, self.dependencies.edges(self.problems), settings)

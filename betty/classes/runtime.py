@@ -152,19 +152,18 @@ class Runtime:
             return
         self._step(executor, problem, global_step)
         if self.config.roll_back:
-            for settled in sorted(self.problems.values(), key=self._level):
-                self._settle(executor, settled)
+            for settled in sorted(self.problems.values(), key=self._level, reverse=True):
+                self._settle(settled)
 
     def _step(self, executor: Executor, problem: Problem, global_step: int | None) -> None:
         if not problem.check_ready():
             return
         problem._global_step = global_step
-        if self._at_loop_start(problem):
-            if problem.is_implemented("on_inner_loop_start"):
-                problem.on_inner_loop_start()  # type: ignore[attr-defined]
-                executor = self.executor  # the hook may have replaced a part
-            if self.config.roll_back:
-                executor.begin_loop(problem.name)
+        if self._at_loop_start(problem) and problem.is_implemented("on_inner_loop_start"):
+            problem.on_inner_loop_start()  # type: ignore[attr-defined]
+            executor = self.executor  # the hook may have replaced a part
+        if self.config.roll_back and self._at_boundary(problem):
+            executor.look_ahead(problem.name)
         before = self._loops(problem)
         outcome = executor.step(problem.name)
         self._program[problem.name].seen = {child.name: self._loops(child) for child in problem.children}
@@ -183,19 +182,17 @@ class Runtime:
             review(self._compiled.graph, problem, reading(self._program, problem.name, problem.cur_batch))
 
     def _at_loop_start(self, problem: Problem) -> bool:
-        config, count = problem.config, self.count(problem.name)
-        length = config.unroll_steps * config.gradient_accumulation
-        return count == 0 or (count % length == 0 and count > config.warmup_steps)
+        count = self.count(problem.name)
+        return count == 0 or (self._at_boundary(problem) and count > problem.config.warmup_steps)
 
-    def _settle(self, executor: Executor, problem: Problem) -> None:
-        """Go back and make the one real update, once every parent has answered the look-ahead."""
-        loops = self._loops(problem)
-        if problem.parents and all(
-            self._program[one.name].seen.get(problem.name, 0) == loops for one in problem.parents
-        ):
-            outcome = executor.settle(problem.name)
-            if outcome is not None:
-                self.noted(outcome)
+    def _at_boundary(self, problem: Problem) -> bool:
+        return self.count(problem.name) % (problem.config.unroll_steps * problem.config.gradient_accumulation) == 0
+
+    def _settle(self, problem: Problem) -> None:
+        """Go back and make the one real update, if every parent has answered the look-ahead."""
+        outcome = self.executor.settle(problem.name)
+        if outcome is not None:
+            self.noted(outcome)
 
     def _level(self, problem: Problem) -> int:
         return self._compiled.graph.problem(problem.name).level or 0

@@ -104,6 +104,8 @@ class _Table:
                 cost=_total(step.instructions),
                 measured=measured,
             ).cells
+            if step.ahead:
+                yield Row(who="  then", what=f"back to before, once {_answering(step)}, and one real update").cells
             for lower, least in step.after:
                 yield Row(who="  after", when=_shown(lower), what=f"has taken {plural(least, 'micro-batch')}").cells
             for index, item in enumerate(step.instructions):
@@ -196,6 +198,11 @@ def _kept_of(update: Update) -> Iterator[str]:
         yield f"can make the last {plural(update.replay, 'update')} again"
     if update.tangents:
         yield f"carries derivatives for {', '.join(update.tangents)}"
+
+
+def _answering(step: Step) -> str:
+    names = [_shown(name) for name in step.answered_by]
+    return f"{both(names)} {'have' if len(names) > 1 else 'has'} stepped"
 
 
 def _keeps(item: Instruction) -> str:

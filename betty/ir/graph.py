@@ -84,6 +84,8 @@ class Settings:
     device: str = "cpu"
     precision: str = "fp32"
     seed: int = 0
+    roll_back: bool = False
+    """Whether updates that lead up to a step of a problem above are taken back after it."""
 
 
 @dataclass(frozen=True, eq=True)

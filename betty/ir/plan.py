@@ -95,6 +95,8 @@ class Step:
         period: Iterations between two steps.
         level: Longest chain of lowers below the problem.
         after: Pairs of a lower and the micro-batches it takes before this problem's first step (its warm-up).
+        ahead: Micro-batches of a look-ahead; 0 where updates are not taken back.
+        answered_by: Problems above, whose steps end the look-ahead.
         instructions: In order.
     """
 
@@ -102,6 +104,8 @@ class Step:
     period: int = 1
     level: int = 0
     after: tuple[tuple[str, int], ...] = ()
+    ahead: int = 0
+    answered_by: tuple[str, ...] = ()
     instructions: tuple[Instruction, ...] = ()
 
     @property

@@ -38,6 +38,8 @@ Table = Mapping[str, Kind]
 
 # Fields in the order in which they are written; what identifies a record stands before them, without a key.
 SETTINGS: Table = {"iterations": WHOLE, "device": TEXT, "precision": TEXT, "seed": WHOLE}
+CHOICES: Table = {"roll_back": FLAG}
+"""Settings that are written only where they are chosen."""
 PROBLEM: Table = {
     "loss": TEXT,
     "reads": NAMES,
@@ -65,7 +67,7 @@ FACTS: Table = {
 }
 EDGE: Table = {"flow": FLOW, "method": METHOD, "reason": TEXT}
 PLAN: Table = {**SETTINGS, "edges": WHOLE}
-STEP: Table = {"period": WHOLE, "level": WHOLE, "after": COUNTS}
+STEP: Table = {"period": WHOLE, "level": WHOLE, "after": COUNTS, "ahead": WHOLE, "answered_by": NAMES}
 ESTIMATE: Table = {"flops": WHOLE, "bytes": WHOLE}
 INSTRUCTIONS: Mapping[str, tuple[type[Instruction], Table]] = {
     "draw": (Draw, {"keep": WHOLE}),
@@ -80,7 +82,8 @@ INSTRUCTIONS: Mapping[str, tuple[type[Instruction], Table]] = {
 
 def graph_to_text(graph: Graph) -> str:
     """One line for the graph, one for each problem (and its facts) and one for each edge."""
-    lines = [_line("graph", write_text(graph.name), _write(graph.settings, SETTINGS, everything=True))]
+    settings = _write(graph.settings, SETTINGS, everything=True), _write(graph.settings, CHOICES)
+    lines = [_line("graph", write_text(graph.name), *settings)]
     for problem in graph.problems:
         lines.append(_line("  problem", write_name(problem.name), _write(problem, PROBLEM)))
         if problem.facts is not None:
@@ -96,7 +99,8 @@ def plan_to_text(plan: Plan) -> str:
     lines = [_line("plan", write_text(plan.name), _write(plan, PLAN, everything=True))]
     for step in plan:
         always = f"period={step.period} level={step.level}"
-        lines.append(_line("  step", write_name(step.problem), always, _write(step, {"after": COUNTS})))
+        chosen = {key: kind for key, kind in STEP.items() if key not in ("period", "level")}
+        lines.append(_line("  step", write_name(step.problem), always, _write(step, chosen)))
         lines += [f"    %{index} = {_instruction_text(item)}" for index, item in enumerate(step.instructions)]
     return "\n".join(lines) + "\n"
 
@@ -126,7 +130,7 @@ def parse_graph(text: str) -> Graph:
         GraphError: The text is not that of a graph; says line, column, what was found and what was expected.
     """
     lines = _cursors(text, GraphError)
-    name, settings = _head(lines, "graph", SETTINGS, GraphError)
+    name, settings = _head(lines, "graph", {**SETTINGS, **CHOICES}, GraphError)
     problems: dict[str, Problem] = {}
     edges: dict[tuple[str, str], Edge] = {}
     for cursor in lines:

@@ -89,4 +89,10 @@ def _problem(name: str, problem: ProblemSpec, engine: EngineSpec, signature: Los
 
 
 def _settings(engine: EngineSpec) -> Settings:
-    return Settings(iterations=engine.iterations, device=engine.device, precision=engine.precision, seed=engine.seed)
+    return Settings(
+        iterations=engine.iterations,
+        device=engine.device,
+        precision=engine.precision,
+        seed=engine.seed,
+        roll_back=engine.roll_back,
+    )

@@ -223,6 +223,11 @@ class EngineSpec(SpecModel):
     early_stopping: EarlyStoppingSpec | None = Field(
         default=None, description="When to end before all iterations are done; needs `validate`."
     )
+    roll_back: bool = Field(
+        default=False,
+        description="Whether the updates that lead up to a step of a problem above are a look-ahead: taken back after "
+        "that step, and followed by one real update.",
+    )
     log: LogSpec = Field(default_factory=LogSpec, description="What is written down during a run.")
     checkpoint: CheckpointSpec | None = Field(default=None, description="When the state is saved; empty for never.")
     strategy: Literal["single"] = Field(default="single", description="How the work is spread: `single` process.")

@@ -63,7 +63,7 @@ class Weigher(ImplicitProblem):
         return upper_loss(batch, self.classifier)  # type: ignore[attr-defined]
 
 
-CONFIG = {"unroll_steps": 2, "gradient_accumulation": 2, "gradient_clipping": 1.0, "warmup_steps": 3}
+CONFIG: dict[str, Any] = {"unroll_steps": 2, "gradient_accumulation": 2, "gradient_clipping": 1.0, "warmup_steps": 3}
 
 
 def as_classes(method: str, engine_type: type[Engine] = Engine, **config: Any) -> Engine:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from betty.backends.torch.ahead import Ahead
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.program import LiveProblem
 from betty.backends.torch.random import RandomState
@@ -40,6 +41,7 @@ def _problem_state(problem: LiveProblem) -> dict[str, Any]:
         "memories": problem.memories,
         "started_at": problem.started_at,
         "seen": problem.seen,
+        "ahead": problem.ahead.to_state() if problem.ahead else None,
     }
 
 
@@ -80,11 +82,9 @@ def _restore_problem(problem: LiveProblem, saved: dict[str, Any], path: Path) ->
         raise RunError(f"{path} does not fit {problem.name!r}: {str(error).strip().splitlines()[0]}") from None
     problem.count, problem.version, problem.accumulated = saved["count"], saved["version"], saved["accumulated"]
     problem.memories = saved.get("memories", {})
+    problem.forget()
     problem.kept.clear()
-    problem.tape.clear()
-    problem.open_segment = None
     problem.started_at = saved.get("started_at", -1)
     problem.seen = saved.get("seen", {})
-    problem.history.clear()
-    for tangents in problem.tangents.values():
-        tangents.forget()
+    ahead = saved.get("ahead")
+    problem.ahead = Ahead(**ahead) if ahead else None

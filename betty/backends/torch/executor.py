@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle, islice
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from betty.backends.torch.adaptation import remember
+from betty.backends.torch.ahead import Ahead
 from betty.backends.torch.methods import Occasion, Status
 from betty.backends.torch.objective import Evaluation, Sample
 from betty.backends.torch.program import LiveProblem, Program, preserved
@@ -110,6 +112,49 @@ class Executor:
         self._recorder.stepped(name)
         return outcome
 
+    def look_ahead(self, name: str) -> None:
+        """Before the first step of a loop: keep where the problem stands, if its updates are to be taken back.
+
+        A loop that ends within the problem's warm-up is none: nobody answers it.
+        """
+        step, problem = self._steps[name], self.program[name]
+        if not step.ahead or problem.ahead is not None or problem.starts_from:
+            return
+        if problem.count + step.ahead > self._warm_up(name):
+            problem.ahead = Ahead.taken(self.program, problem, step.answered_by)
+
+    def settle(self, name: str) -> Outcome | None:
+        """Take a look-ahead back that all problems above have answered, and make one real update in its place.
+
+        The update is made on the micro-batches of the look-ahead's last update, with draws of its own; the schedule
+        goes on with it. ``None`` where there is nothing to take back yet.
+        """
+        problem = self.program[name]
+        ahead, count, every = problem.ahead, problem.count, self._every[name]
+        if ahead is None or count % every or not ahead.answered(self.program):
+            return None
+        # After a checkpoint from the middle of an update some of its micro-batches may be missing.
+        samples = list(islice(cycle(tuple(problem.kept)[-every:]), every))
+        ahead.put_back(problem)
+        problem.ahead, problem.count = None, count - every
+        try:
+            for sample in samples:
+                outcome = self._again(problem, sample.batch)
+        except BaseException:
+            problem.ahead, problem.count, problem.accumulated = ahead, count, None
+            raise
+        finally:
+            problem.forget()
+        return outcome
+
+    def _again(self, problem: LiveProblem, batch: Any) -> Outcome:
+        """A step on a micro-batch that was drawn before."""
+        frame = Frame(problem, given={problem.name: batch})
+        return self._follow(frame, self._steps[problem.name].instructions)
+
+    def _warm_up(self, name: str) -> int:
+        return max((least for step in self.plan for lower, least in step.after if lower == name), default=0)
+
     def hypergradient(self, name: str, given: Mapping[str, Any] | None = None) -> Outcome:
         """The (hyper)gradient of a problem at the current parameters; nothing is changed.
 
@@ -141,7 +186,7 @@ class Executor:
     def _draw(self, frame: Frame, item: Draw) -> None:
         problem = frame.problem
         batch = frame.given.get(problem.name)
-        if batch is None and problem.stream is not None:
+        if batch is None and problem.name not in frame.given and problem.stream is not None:
             batch = problem.stream.peek() if frame.dry else problem.stream.next()
         host = problem.objective.host_draws
         again = item.keep or self._recorder.replays(problem)
@@ -336,9 +381,9 @@ def _showing(problem: LiveProblem, gradient: Tree) -> Iterator[None]:
 
 
 def _advance(problem: LiveProblem, frame: Frame) -> None:
-    """Step the scheduler, after an update."""
+    """Step the scheduler, after an update that is not to be taken back."""
     scheduler = problem.scheduler
-    if scheduler is None:
+    if scheduler is None or problem.ahead is not None:
         return
     if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
         assert frame.evaluation is not None

@@ -21,6 +21,7 @@ from betty.backends.torch.tree import Tree
 
 if TYPE_CHECKING:
     from betty.backends.torch.adaptation import LastUpdate
+    from betty.backends.torch.ahead import Ahead
     from betty.backends.torch.tape import Segment
     from betty.backends.torch.trajectory.tangents import Tangents
 
@@ -102,6 +103,8 @@ class LiveProblem:
     memories: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What the responses in this problem's hypergradient have left for its next step, by slot."""
 
+    ahead: Ahead | None = None
+    """Where the problem goes back to, while it looks ahead."""
     seen: dict[str, int] = field(default_factory=dict)
     """Loops of unrolled updates of each lower that this problem's steps have followed, where a program's own order of
     events counts them."""
@@ -109,6 +112,14 @@ class LiveProblem:
     def __post_init__(self) -> None:
         self.parameters: Tree = trainable(self.module, self.trained)
         self.parameter_names: list[str] = trainable_names(self.module, self.trained)
+
+    def forget(self) -> None:
+        """Drop what is kept of updates that have been made."""
+        self.tape.clear()
+        self.open_segment = None
+        self.history.clear()
+        for tangents in self.tangents.values():
+            tangents.forget()
 
     def mark(self) -> Callable[[], None]:
         """A call that takes back what has been accumulated since; it does nothing once an update was made."""

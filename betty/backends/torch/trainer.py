@@ -227,15 +227,35 @@ class Trainer:
         (self.iterate or self.advance)()
 
     def advance(self) -> None:
-        """The steps of the present iteration, in the order of the plan."""
-        for step in self.executor.plan:
+        """The steps of the present iteration, in the order of the plan, and the real updates that follow them."""
+        executor = self.executor
+        for step in executor.plan:
             if self.iteration % step.period == 0 and self._warm(step):
-                self.note(self.executor.step(step.problem))
+                if step.ahead and self._begins(step):
+                    executor.look_ahead(step.problem)
+                self.note(executor.step(step.problem))
+        self.settle()
+
+    def settle(self) -> None:
+        """Take back every look-ahead that has been answered, highest problems first.
+
+        So the real update of a problem in the middle answers to the look-ahead of those below it, as its look-ahead
+        did, and theirs come after its own.
+        """
+        for step in sorted(self.executor.plan, key=lambda one: -one.level):
+            outcome = self.executor.settle(step.problem) if step.ahead else None
+            if outcome is not None:
+                self.note(outcome)
 
     def note(self, outcome: Outcome) -> None:
         """Take in what a step has given, for the next row of metrics."""
         # Metrics are all that is looked at later: the gradient would take as much room as the parameters.
         self._latest[outcome.problem] = replace(outcome, gradient=())
+
+    def _begins(self, step: Step) -> bool:
+        """Whether this is a problem's first step since one above it may have stepped."""
+        after = min(self.executor.plan.step(upper).period for upper in step.answered_by)
+        return (self.iteration - step.period) % after == 0
 
     def _warm(self, step: Step) -> bool:
         return all(self.executor.program[lower].count > least for lower, least in step.after)

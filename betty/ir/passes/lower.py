@@ -16,9 +16,9 @@ from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step,
 def lower(graph: Graph) -> Plan:
     """The plan of a graph of stage ``RESOLVED``."""
     found = hypergradients(graph)
-    memories = _memories(graph, found)
+    memories, waits = _memories(graph, found), _waits(graph)
     costs = Costs(graph)
-    steps = tuple(_step(graph, found[name], memories[name], costs) for name in order(graph))
+    steps = tuple(_step(graph, found[name], memories[name], waits, costs) for name in order(graph))
     settings = graph.settings
     return Plan(
         name=graph.name,
@@ -64,6 +64,9 @@ class Memory:
 
 def _memories(graph: Graph, found: Mapping[str, Hypergradient]) -> dict[str, Memory]:
     memories = {problem.name: Memory() for problem in graph.problems}
+    for name, memory in memories.items():
+        if _ahead(graph, name):
+            memory.keep = graph.problem(name).accumulation
     for target, hypergradient in found.items():
         for response in hypergradient.responses:
             name = response.slot.problem
@@ -73,7 +76,27 @@ def _memories(graph: Graph, found: Mapping[str, Hypergradient]) -> dict[str, Mem
     return memories
 
 
-def _step(graph: Graph, hypergradient: Hypergradient, memory: Memory, costs: Costs) -> Step:
+def _waits(graph: Graph) -> dict[str, int]:
+    """Micro-batches that each problem takes before those above it begin: its warm-up, and its first loop at least.
+
+    The loop is complete by then in any case, unless the problem itself has to wait for the warm-up of one below it.
+    """
+    found: dict[str, int] = {}
+    for name in order(graph):
+        problem = graph.problem(name)
+        late = any(found[low] for low in graph.lowers(name))
+        found[name] = max(problem.warm_up, problem.unroll * problem.accumulation - 1 if late else 0)
+    return found
+
+
+def _ahead(graph: Graph, name: str) -> int:
+    """Micro-batches of a problem's look-ahead: as many as make its unroll, where there is a problem above to answer."""
+    problem = graph.problem(name)
+    looks = graph.settings.roll_back and problem.optimizer and graph.uppers(name)
+    return problem.unroll * problem.accumulation if looks else 0
+
+
+def _step(graph: Graph, hypergradient: Hypergradient, memory: Memory, waits: Mapping[str, int], costs: Costs) -> Step:
     problem = graph.problem(hypergradient.target)
     names = slot_names(hypergradient)
     instructions: list[Instruction] = [
@@ -107,12 +130,13 @@ def _step(graph: Graph, hypergradient: Hypergradient, memory: Memory, costs: Cos
                 remember=memory.remember,
             )
         )
-    lowers = (graph.problem(name) for name in graph.lowers(problem.name))
     return Step(
         problem=problem.name,
         period=problem.period or 1,
         level=problem.level or 0,
-        after=tuple((low.name, low.warm_up) for low in lowers if low.warm_up),
+        after=tuple((low, waits[low]) for low in graph.lowers(problem.name) if waits[low]),
+        ahead=_ahead(graph, problem.name),
+        answered_by=graph.uppers(problem.name) if _ahead(graph, problem.name) else (),
         instructions=tuple(instructions),
     )
 

@@ -185,7 +185,10 @@ class Bench:
         return clock.seconds
 
     def _last_of_lower(self) -> Entry | None:
-        return next((entry for entry in reversed(self.window.script) if entry.problem == self.lower), None)
+        return next(
+            (entry for entry in reversed(self.window.script) if (entry.problem, entry.act) == (self.lower, "step")),
+            None,
+        )
 
 
 @dataclass(eq=False)

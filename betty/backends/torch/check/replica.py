@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from betty.backends.torch.ahead import Ahead
 from betty.backends.torch.objective import Objective, Sample
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.stream import Loading, Stream, to_device
@@ -90,6 +91,7 @@ class _Copy:
             version=problem.version,
             accumulated=problem.accumulated and self._tree(problem.accumulated),
             memories=self._placed(copy.deepcopy(problem.memories)),
+            ahead=self._placed_ahead(problem.ahead),
         )
         found.kept.extend(Sample(self._placed(sample.batch), sample.random) for sample in problem.kept)
         return found
@@ -106,6 +108,10 @@ class _Copy:
             device=objective.device,
             autocast=objective._autocast if self.dtype is None else None,
         )
+
+    def _placed_ahead(self, ahead: Ahead | None) -> Ahead | None:
+        # In other precision, if asked for: what is put back is copied into the parameters that are there.
+        return None if ahead is None else Ahead(**self._placed(copy.deepcopy(ahead.to_state())))
 
     def _placed(self, batch: Any) -> Any:
         return batch if self.dtype is None else to_device(batch, self.program.device, self.dtype)

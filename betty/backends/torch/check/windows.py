@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -23,26 +23,37 @@ FIRST = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One step of one problem: what it drew, and the random state and hyperparameters with which it began."""
+    """One event of one problem: what a step drew, and the random state and hyperparameters with which it began."""
 
     problem: str
     batch: Any
     random: RandomState
     groups: Groups
+    act: Literal["step", "look_ahead", "settle"] = "step"
 
 
 class Recorder(Executor):
-    """Writes down every step while ``script`` is a list."""
+    """Writes down every event while ``script`` is a list."""
 
     script: list[Entry] | None = None
 
     def step(self, name: str) -> Outcome:
-        if self.script is not None:
-            problem = self.program[name]
-            batch = problem.stream.peek() if problem.stream is not None else None
-            random = RandomState.capture(self.program.device)
-            self.script.append(Entry(name, batch, random, hyperparameters(problem)))
+        stream = self.program[name].stream
+        self._note(name, "step", stream.peek() if stream is not None and self.script is not None else None)
         return super().step(name)
+
+    def look_ahead(self, name: str) -> None:
+        self._note(name, "look_ahead")
+        super().look_ahead(name)
+
+    def settle(self, name: str) -> Outcome | None:
+        self._note(name, "settle")
+        return super().settle(name)
+
+    def _note(self, name: str, act: Literal["step", "look_ahead", "settle"], batch: Any = None) -> None:
+        if self.script is not None:
+            random = RandomState.capture(self.program.device)
+            self.script.append(Entry(name, batch, random, hyperparameters(self.program[name]), act))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +92,7 @@ class Window:
             for entry in self.script:
                 hand(program, entry)
                 entry.random.restore(program.device)
-                executor.step(entry.problem)
+                getattr(executor, entry.act)(entry.problem)
         return program, executor
 
     def hypergradient(self, program: Program, executor: Executor) -> Outcome:
@@ -180,5 +191,5 @@ def _advance(trainer: Trainer, iteration: int) -> None:
 
 
 def _window(target: str, iteration: int, start: Program, script: Sequence[Entry]) -> Window:
-    position = max(index for index, entry in enumerate(script) if entry.problem == target)
+    position = max(index for index, entry in enumerate(script) if (entry.problem, entry.act) == (target, "step"))
     return Window(target, iteration, start, tuple(script[:position]), script[position])
