@@ -108,7 +108,9 @@ class Problem:
 
     def trainable_parameters(self) -> Iterable[Tensor]:
         """The parameters that are updated: those of the module that require a gradient."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+        # What stands in for a parameter in an evaluation beside the steps may not require one.
+        found = self.parameters()
+        return [one for one in found if one.requires_grad or not isinstance(one, nn.Parameter)]
 
     def meta_trainable_parameters(self) -> Iterable[Tensor]:
         """The parameters through which the problem answers to those above it."""

@@ -1,0 +1,1 @@
+"""Programs as users of the first Betty write them, on small generated data."""

@@ -1,0 +1,142 @@
+"""Hypergradients of two-level class programs are those of the first Betty's definitions, to rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from betty import Config, Engine, EngineConfig, ImplicitProblem
+from tests.classes.first_betty import hypergradient
+
+
+class Net(nn.Module):
+    """Convex enough for every series: a hidden layer, and decay that the upper learns."""
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(inputs, hidden), nn.Linear(hidden, 1)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        found: Tensor = self.second(torch.tanh(self.first(batch)))
+        return found
+
+
+class Decay(nn.Module):
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.zeros(count))
+        self.shift = nn.Parameter(torch.ones(1))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return self.log.exp(), self.shift
+
+
+class Lower(ImplicitProblem):
+    def training_step(self, batch: Any) -> Tensor:
+        return lower_loss(self, self.module, self.upper(), batch)  # type: ignore[attr-defined]
+
+
+class Upper(ImplicitProblem):
+    def training_step(self, batch: Any) -> dict[str, Tensor]:
+        return {"loss": upper_loss(self.lower, self(), batch)}  # type: ignore[attr-defined]
+
+
+def lower_loss(net: Any, module: nn.Module, decay: tuple[Tensor, Tensor], batch: Any) -> Tensor:
+    inputs, targets = batch
+    norms = torch.stack([(one**2).sum() for one in module.parameters()])
+    return ((net(inputs) - decay[1] * targets) ** 2).mean() + (decay[0] * norms).sum()
+
+
+def upper_loss(net: Any, decay: tuple[Tensor, Tensor], batch: Any) -> Tensor:
+    inputs, targets = batch
+    return ((net(inputs) - targets) ** 2).mean() + 0.1 * (decay[1] ** 2).sum()
+
+
+def engine(seed: int, sizes: tuple[int, int], precision: str, config: dict[str, Any]) -> Engine:
+    torch.manual_seed(seed)
+    inputs, hidden = sizes
+    net, decay = Net(inputs, hidden), Decay(4)
+    data = [[(torch.randn(8, inputs), torch.randn(8, 1))] for _ in range(2)]
+    lower = Lower(
+        "lower", Config(precision=precision, **config), net, torch.optim.SGD(net.parameters(), 0.05), None, data[0]
+    )
+    upper = Upper(
+        "upper", Config(precision=precision), decay, torch.optim.Adam(decay.parameters(), 0.01), None, data[1]
+    )
+    return Engine(
+        problems=[lower, upper],
+        dependencies={"u2l": {upper: [lower]}, "l2u": {lower: [upper]}},
+        config=EngineConfig(strategy="cpu"),
+    )
+
+
+def reference(found: Engine, method: str, **options: float) -> dict[str, Tensor]:
+    lower, upper = found.problems
+    theta = dict(lower.module.named_parameters())
+    phi = dict(upper.module.named_parameters())
+    batches = {one.name: one.cur_batch for one in (lower, upper)}
+
+    def called(module: nn.Module, values: Sequence[Tensor], *inputs: Any) -> Any:
+        return functional_call(module, dict(zip(dict(module.named_parameters()), values, strict=True)), inputs)
+
+    class Held(nn.Module):
+        """Parameters as values, for the penalty."""
+
+        def __init__(self, values: Sequence[Tensor]) -> None:
+            super().__init__()
+            self.values = values
+
+        def parameters(self, recurse: bool = True) -> Any:
+            return iter(self.values)
+
+    def below(own: Sequence[Tensor], above: Sequence[Tensor]) -> Tensor:
+        net = lambda batch: called(lower.module, own, batch)  # noqa: E731
+        return lower_loss(net, Held(own), called(upper.module, above), batches["lower"])
+
+    def up(own: Sequence[Tensor], above: Sequence[Tensor]) -> Tensor:
+        net = lambda batch: called(lower.module, own, batch)  # noqa: E731
+        return upper_loss(net, called(upper.module, above), batches["upper"])
+
+    values = hypergradient(method, below, up, tuple(theta.values()), tuple(phi.values()), **options)
+    return dict(zip(phi, values, strict=True))
+
+
+CASES = st.one_of(
+    st.tuples(st.just("darts"), st.fixed_dictionaries({"alpha": st.sampled_from([0.01, 0.1])})),
+    st.tuples(
+        st.just("neumann"),
+        st.fixed_dictionaries({"iterations": st.integers(0, 4), "alpha": st.sampled_from([0.05, 0.2])}),
+    ),
+    st.tuples(st.just("cg"), st.fixed_dictionaries({"iterations": st.integers(1, 4)})),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    case=CASES,
+    seed=st.integers(0, 10_000),
+    sizes=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    precision=st.sampled_from(["fp32", "fp64"]),
+    steps=st.integers(1, 4),
+)
+def test_hypergradient_is_the_first_bettys(
+    case: tuple[str, dict[str, Any]], seed: int, sizes: tuple[int, int], precision: str, steps: int
+) -> None:
+    method, options = case
+    found = engine(seed, sizes, precision, {"type": method, **{f"{method}_{key}": one for key, one in options.items()}})
+    for _ in range(steps):
+        found.train_step()
+    expected = reference(found, method, **options)
+    mine = found.hypergradient("upper", {one.name: one.cur_batch for one in found.problems})
+    assert list(mine) == ["log", "shift"]
+    # Differences of single-precision gradients keep few digits.
+    scale = max(one.abs().max().item() for one in expected.values())
+    close = {"fp64": 1e-9, "fp32": 1e-3 if method == "darts" else 1e-4}[precision]
+    for name, value in expected.items():
+        torch.testing.assert_close(mine[name], value, rtol=close, atol=close * scale)
