@@ -18,6 +18,7 @@ from betty.classes.dependencies import Dependencies
 from betty.classes.effects import Effects
 from betty.classes.parts import check_scheduler, configure
 from betty.classes.reading import reading, review
+from betty.classes.stream import BatchStream
 from betty.configs import EngineConfig
 from betty.ir.compile import Compiled
 from betty.problems.problem import Problem
@@ -138,7 +139,10 @@ class Runtime:
             live.scheduler = problem.scheduler
         elif part == "optimizer" and had and type(problem.optimizer) is type(live.optimizer) and not self._stale:
             live.optimizer = problem.optimizer
-        elif part != "train_data_loader":
+        elif part == "train_data_loader":
+            if isinstance(live.stream, BatchStream):
+                live.stream.start_anew()
+        else:
             self._stale = True
             problem.module.to(self.device)
 

@@ -39,6 +39,10 @@ class BatchStream(Stream):
         self._owner.cur_batch = batch
         return batch
 
+    def start_anew(self) -> None:
+        """Drop a batch that was looked at: the data is other data now."""
+        self._peeked.clear()
+
     def peek(self) -> Any:
         if self._uses_up:
             if not self._peeked:
