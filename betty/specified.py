@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from betty.backends.torch.executor import Executor
 from betty.backends.torch.random import RandomState, replaying
@@ -43,7 +44,7 @@ class SpecFront:
         """The spec as it is run, overrides included."""
         return self._document.spec
 
-    @property
+    @cached_property
     def running(self) -> Running:
         engine = self.spec.engine
         return Running(

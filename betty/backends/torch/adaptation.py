@@ -134,6 +134,8 @@ def decay_of(optimizer: Optimizer, parameters: Tree) -> tuple[float, ...]:
     """
     if isinstance(optimizer, (AdamW, *DECOUPLED)):
         return ()
+    if not any(group.get("weight_decay") for group in optimizer.param_groups):
+        return ()
     rates = {
         id(leaf): 0.0
         if group.get("decoupled_weight_decay")

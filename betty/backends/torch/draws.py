@@ -1,6 +1,7 @@
-"""What the code of a loss may do beside computing: draw from Python's or NumPy's generators, switch gradients off.
+"""What the code of a loss may do beside computing: draw from Python's or NumPy's generators, switch gradients off,
+compute parts again in its backward pass, attend.
 
-Looking after either costs as much as a small training step, so a loss that cannot do it is spared.
+Looking after each costs as much as a small training step, so a loss that cannot do it is spared.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import dis
 import functools
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 
 HARMLESS_ROOTS = frozenset(
     {"torch", "betty", "__future__", "abc", "builtins", "collections", "dataclasses", "enum"}
-) | {"functools", "itertools", "math", "operator", "typing", "weakref"}
+) | {"functools", "itertools", "math", "operator", "typing", "weakref", "_thread"}
 DRAWING_ROOTS = frozenset({"random", "_random", "numpy"})
 PLAIN = (str, bytes, int, float, complex, type(None), Tensor, torch.dtype, torch.device, range, slice)
 CONTAINERS = (list, tuple, set, frozenset, deque)
+NAMED = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
 MOST = 20_000
 """Objects to look at before giving up."""
 HEAP_TYPE = 1 << 9
@@ -46,18 +48,69 @@ def may_switch(loss: Callable[..., Any], modules: Iterable[nn.Module]) -> bool:
     return any(item is UNKNOWN or _switches(item) for item in _reached(loss, modules))
 
 
+def may_rerun(loss: Callable[..., Any], modules: Iterable[nn.Module]) -> bool:
+    """Whether a backward pass may evaluate parts of the modules again, as activation checkpointing does; errs to
+    ``True`` as :func:`may_draw`.
+
+    Hooks on saved tensors and functions of :class:`torch.autograd.Function` count: their code runs in the backward
+    pass too.
+    """
+    return any(item is UNKNOWN or _reruns(item) for item in _reached(loss, modules))
+
+
+def may_attend(loss: Callable[..., Any], modules: Iterable[nn.Module]) -> bool:
+    """Whether a loss may call torch's attention, whose fused kernels have no second derivative; errs to ``True`` as
+    :func:`may_draw`. What is called attention counts as such.
+    """
+    return any(item is UNKNOWN or _attends(item) for item in _reached(loss, modules))
+
+
 UNKNOWN = object()
 """Stands for something that cannot be looked into."""
 SWITCHES = frozenset({"no_grad", "enable_grad", "set_grad_enabled", "inference_mode"})
 
 
+RERUNS = (
+    *("checkpoint", "saved_tensors_hooks", "save_on_cpu", "compile"),
+    *("register_hook", "register_prehook", "backward_hook", "backward_pre_hook", "multi_grad_hook"),
+)
+ATTENDS = ("attention", "attn", "multihead", "multi_head", "transformer", "sdpa")
+
+
 def _switches(item: Any) -> bool:
     if isinstance(item, nn.Module) and _harmless(type(item)):
-        return not type(item).__module__.startswith("torch.nn.modules")
+        return _machinery(item)
     if isinstance(item, types.FunctionType):
         return any(not SWITCHES.isdisjoint(code.co_names) for code in _codes(item.__code__))
     kind = item if isinstance(item, type) else type(item)
     return kind.__module__ == "torch.autograd.grad_mode"
+
+
+def _reruns(item: Any) -> bool:
+    if isinstance(item, nn.Module) and (_machinery(item) or item._backward_hooks or item._backward_pre_hooks):
+        return True
+    if isinstance(item, type) and issubclass(item, torch.autograd.Function):
+        return True
+    return _speaks_of(item, RERUNS)
+
+
+def _attends(item: Any) -> bool:
+    return (isinstance(item, nn.Module) and _machinery(item)) or _speaks_of(item, ATTENDS)
+
+
+def _machinery(module: nn.Module) -> bool:
+    """A module of torch that is no layer."""
+    name = type(module).__module__
+    return _root(name) == "torch" and not name.startswith("torch.nn.modules")
+
+
+def _speaks_of(item: Any, words: Sequence[str]) -> bool:
+    """Whether one of ``words`` is part of a name of the item, of its class or in its code."""
+    named = item if isinstance(item, NAMED) else type(item)
+    names = [getattr(named, "__name__", None), getattr(named, "__module__", None)]
+    if isinstance(item, types.FunctionType) and not _harmless(item):
+        names += (name for code in _codes(item.__code__) for name in code.co_names)
+    return any(word in name.lower() for name in names if isinstance(name, str) for word in words)
 
 
 def _reached(loss: Callable[..., Any], modules: Iterable[nn.Module]) -> Iterator[Any]:

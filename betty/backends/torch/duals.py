@@ -41,7 +41,10 @@ class _Constant(TorchFunctionMode):
 def duals(primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Tree:
     """Tensors that carry tangents; those of another dtype are taken over into that of the primals."""
     pairs = zip(primals, tangents, strict=True)
-    return tuple(forward_ad.make_dual(primal, tangent.to(primal.dtype)) for primal, tangent in pairs)
+    return tuple(
+        forward_ad.make_dual(one, change if change.dtype == one.dtype else change.to(one.dtype))
+        for one, change in pairs
+    )
 
 
 def tangent(tensor: Tensor) -> Tensor:

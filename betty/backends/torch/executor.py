@@ -20,11 +20,19 @@ from betty.backends.torch.methods import Occasion, Status
 from betty.backends.torch.objective import Evaluation, Sample
 from betty.backends.torch.program import LiveProblem, Program, preserved
 from betty.backends.torch.random import RandomState, replaying
-from betty.backends.torch.respond import aid_of, answer_by_estimate, answer_by_solve, answer_by_trajectory, standing
+from betty.backends.torch.respond import (
+    aid_of,
+    answer_by_estimate,
+    answer_by_solve,
+    answer_by_trajectory,
+    moved,
+    multitask,
+    standing,
+)
 from betty.backends.torch.tape import Adjoint
 from betty.backends.torch.trajectory.recorder import Recorder
 from betty.backends.torch.trajectory.replay import player
-from betty.backends.torch.tree import Tree, add, copy, detach, scale
+from betty.backends.torch.tree import Tree, add, assign, copy, detach, scale
 from betty.backends.torch.updates import clip
 from betty.ir.methods import Method
 from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step, Update
@@ -48,6 +56,8 @@ class Frame:
     metrics: Metrics = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
     """Batches by problem, to use instead of the stream's and of the kept ones."""
+    moved: dict[str, Tree] = field(default_factory=dict)
+    """Where lowers are to be left, by name."""
     dry: bool = False
     """Leave counters, kept samples, tapes and parameters as they are."""
 
@@ -80,7 +90,9 @@ class Executor:
         self._steps = {step.problem: step for step in plan}
         self._recorder = Recorder(plan, program)
         self._every = {step.problem: _every(step) for step in plan}
+        self._responding = {step.problem for step in plan if step.responses}
         self._reported: set[tuple[str, Status]] = set()
+        self._random: RandomState | None = None
         self._run: dict[type[Instruction], Callable[[Frame, Any], None]] = {
             Draw: self._draw,
             Differentiate: self._differentiate,
@@ -170,15 +182,18 @@ class Executor:
     def _follow(self, frame: Frame, instructions: Sequence[Instruction]) -> Outcome:
         name = frame.problem.name
         for index, item in enumerate(instructions):
-            run = partial(self._run[type(item)], frame, item)
+            run = self._run[type(item)]
             try:
                 if self.around is None:
-                    run()
+                    run(frame, item)
                 else:
-                    self.around(self._steps[name], index, run)
+                    self.around(self._steps[name], index, partial(run, frame, item))
             except Exception as error:
                 error.add_note(f"in instruction %{index} ({item.op}) of problem {name!r}, step {frame.problem.count}")
                 raise
+        # At the end: other responses of this step look at the lowers where they stand.
+        for lower, tree in frame.moved.items():
+            assign(self.program.parameters(lower), tree)
         assert frame.evaluation is not None
         metrics = {**frame.evaluation.metrics, **frame.metrics}
         return Outcome(name, frame.evaluation.loss.detach(), metrics, detach(frame.gradient))
@@ -189,8 +204,10 @@ class Executor:
         if batch is None and problem.name not in frame.given and problem.stream is not None:
             batch = problem.stream.peek() if frame.dry else problem.stream.next()
         host = problem.objective.host_draws
-        again = item.keep or self._recorder.replays(problem)
-        state = RandomState.capture(self.program.device, host=host) if again else None
+        replays = self._recorder.replays(problem)
+        known = self._random if replays else None  # many are kept
+        state = RandomState.capture(self.program.device, host=host, known=known) if replays or item.keep else None
+        self._random = state if replays else self._random
         frame.sample = Sample(batch, state)
         if not frame.dry:
             problem.count += 1
@@ -217,14 +234,14 @@ class Executor:
         whole = tuple(
             torch.zeros_like(leaf) if part is None else part for leaf, part in zip(inputs, parts, strict=True)
         )
-        frame.gradient, seeded = whole[: len(own)], iter(whole[len(own) :])
+        frame.gradient, start = whole[: len(own)], len(own)
         for name, slot in item.adjoints:
-            tree = tuple(next(seeded).detach() for _ in seeds[name])
+            start, tree = start + len(seeds[name]), detach(whole[start : start + len(seeds[name])])
             self._gain(frame, slot, name, self.program[name].version, tree)
 
     def _note_idle(self, problem: LiveProblem, gradient: Sequence[Tensor | None]) -> None:
         """Note what no micro-batch of the update has used: an optimiser leaves it alone, weight decay and all."""
-        if self._steps[problem.name].responses:
+        if problem.name in self._responding:
             return  # responses may reach what the loss itself does not use
         unused = {index for index, part in enumerate(gradient) if part is None}
         first = (problem.count - 1) % self._every[problem.name] == 0
@@ -253,6 +270,8 @@ class Executor:
             aid = aid_of(lower, memory.get("solution"), seed=frame.problem.version)
             gains, solution = answer_by_solve(point, adjoint, item.method, aid)
             status, stats = solution.status, solution.stats
+            if not frame.dry and multitask(item.method):
+                frame.moved[lower.name] = moved(point, item.method, solution.value)
             if dict(item.method.solver.options).get("warm_start"):
                 memory["solution"] = solution.value
         else:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from betty.backends.torch.draws import may_draw, may_switch
+from betty.backends.torch.draws import may_attend, may_draw, may_rerun, may_switch
 from betty.backends.torch.duals import tangent
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.random import RandomState, replaying
@@ -43,12 +43,13 @@ class View:
     Attributes of the module (submodules, methods) are reached as on the module itself.
     """
 
-    __slots__ = ("_fixed", "_module", "name")
+    __slots__ = ("_fixed", "_module", "_places", "name")
 
     def __init__(self, name: str, module: nn.Module, *, fixed: bool = False) -> None:
         self.name, self._module = name, module
-        # Named once where the tensors are always the module's own, at each access where others may stand in.
+        # Named once where the tensors are always the module's own, looked up at each access where others may stand in.
         self._fixed = dict(module.named_parameters()) if fixed else None
+        self._places: list[tuple[str, dict[str, Any], str]] | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -56,7 +57,11 @@ class View:
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:
-        return self._fixed if self._fixed is not None else dict(self._module.named_parameters())
+        if self._fixed is not None:
+            return self._fixed
+        if self._places is None:
+            self._places = named_places(self._module)
+        return {name: held[key] for name, held, key in self._places}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._module(*args, **kwargs)
@@ -81,6 +86,17 @@ class Evaluation:
     metrics: Mapping[str, Tensor | float]
     log_prob: Tensor | None = None
     """Logarithm of the probability of what the loss has drawn, with its graph, where the loss gives it."""
+
+
+NOTHING = nullcontext()
+
+
+@contextmanager
+def _entered(contexts: Sequence[AbstractContextManager[None]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield
 
 
 class Objective:
@@ -115,6 +131,8 @@ class Objective:
         self.buffers = Buffers(modules.values())
         self.host_draws = may_draw(loss, modules.values())
         self.switches = may_switch(loss, modules.values())
+        self.reruns = may_rerun(loss, modules.values())
+        self._attends = may_attend(loss, modules.values())
         self.smooth_tangents = True
         """Whether tangents of the loss are known to be differentiable, or not known not to be."""
         self.undone: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -164,37 +182,37 @@ class Objective:
         with self.holding(stand_ins, buffers=buffers):
             return self._evaluate(batch, views)
 
-    @contextmanager
-    def holding(self, stand_ins: Mapping[str, Sequence[Tensor]], *, buffers: bool = False) -> Iterator[None]:
+    def holding(
+        self, stand_ins: Mapping[str, Sequence[Tensor]], *, buffers: bool = False
+    ) -> AbstractContextManager[None]:
         """Let the modules hold other tensors; with ``buffers``, copies of their buffers too."""
-        with ExitStack() as stack:
-            for name, tensors in stand_ins.items():
-                if name in self._parameters:
-                    stack.enter_context(self._parameters[name].holding(tensors))
-            if buffers:
-                stack.enter_context(self.buffers.spared())
-                if self.undone is not nullcontext:
-                    stack.enter_context(self.undone())
-            yield
+        held = [self._parameters[name].holding(leaves) for name, leaves in stand_ins.items() if name in self.modules]
+        if buffers and not self.buffers.none:
+            held.append(self.buffers.spared())
+        if buffers and self.undone is not nullcontext:
+            held.append(self.undone())
+        if not held:
+            return NOTHING
+        return held[0] if len(held) == 1 else _entered(held)
 
     def held(self, batch: Any) -> Evaluation:
         """The evaluation with whatever tensors the modules hold at the moment."""
         return self._evaluate(batch, self._loose)
 
-    @contextmanager
-    def differentiable(self) -> Iterator[None]:
+    def differentiable(self) -> AbstractContextManager[None]:
         """Kernels whose gradients can be differentiated, in forward mode too, in the place of fused ones.
 
-        Attention is computed plainly; so are recurrent layers, if there are any.
+        Attention is computed plainly where there may be any; so are recurrent layers.
         """
-        with ExitStack() as stack:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            if self._recurrent:
-                # Left to itself this would switch on TF32 as well, and warn where there is none.
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
-                if self.device.type == "cuda":
-                    stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            yield
+        flags: list[AbstractContextManager[None]] = []
+        if self._attends:
+            flags.append(sdpa_kernel(SDPBackend.MATH))
+        if self._recurrent:
+            # Left to itself this would switch on TF32 as well, and warn where there is none.
+            flags.append(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
+            if self.device.type == "cuda":
+                flags.append(torch.backends.cudnn.flags(enabled=False))
+        return _entered(flags) if flags else NOTHING
 
     def _evaluate(self, batch: Any, views: Mapping[str, View], *, lenient: bool = False) -> Evaluation:
         arguments = {"batch": batch, **views} if self._takes_batch else views
@@ -211,7 +229,7 @@ class Objective:
         """
         metrics: dict[str, Any] = {}
         log_prob = None
-        if isinstance(value, Mapping):
+        if not isinstance(value, Tensor) and isinstance(value, Mapping):
             if "loss" not in value:
                 raise RunError(f"the loss of {self.name!r} returned a dict without 'loss': {sorted(map(str, value))}")
             metrics = {str(key): _detached(item) for key, item in value.items() if key != "loss"}
@@ -222,7 +240,16 @@ class Objective:
             raise RunError(f"the loss of {self.name!r} returned {found}; it must be a scalar tensor or a dict")
         if not (lenient or value.requires_grad) and torch.is_grad_enabled():
             raise RunError(f"the loss of {self.name!r} depends on no trainable parameter of what it reads")
-        return Evaluation(loss=value.reshape(()), metrics=metrics, log_prob=log_prob)
+        return Evaluation(loss=value.reshape(()) if value.dim() else value, metrics=metrics, log_prob=log_prob)
+
+
+def named_places(module: nn.Module) -> list[tuple[str, dict[str, Any], str]]:
+    """Every parameter's name, and where the module holds it: a dict and a key."""
+    places = []
+    for name, _ in module.named_parameters():
+        path, _, key = name.rpartition(".")
+        places.append((name, module.get_submodule(path)._parameters, key))
+    return places
 
 
 def trainable(module: nn.Module, names: Collection[str] | None = None) -> Tree:

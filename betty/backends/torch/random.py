@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,18 +23,22 @@ class RandomState:
     numpy: Any = None
 
     @classmethod
-    def capture(cls, device: torch.device, *, host: bool = True) -> RandomState:
-        """The states now; with ``host``, those of Python and NumPy too."""
+    def capture(cls, device: torch.device, *, host: bool = True, known: RandomState | None = None) -> RandomState:
+        """The states now; with ``host``, those of Python and NumPy too.
+
+        Where torch's is that of ``known``, both share its room: kept for every update, it adds up.
+        """
         numpy = sys.modules.get("numpy") if host else None
+        cpu = torch.default_generator.get_state()
         return cls(
-            cpu=torch.get_rng_state(),
+            cpu=known.cpu if known is not None and torch.equal(known.cpu, cpu) else cpu,
             cuda=torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             python=random.getstate() if host else None,
             numpy=numpy.random.get_state() if numpy else None,
         )
 
     def restore(self, device: torch.device) -> None:
-        torch.set_rng_state(self.cpu)
+        torch.default_generator.set_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda, device)
         if self.python is not None:
@@ -54,16 +57,30 @@ class RandomState:
             return cls.capture(device)
 
 
-@contextmanager
-def replaying(state: RandomState | None, device: torch.device, *, host: bool = True) -> Iterator[None]:
+def replaying(state: RandomState | None, device: torch.device, *, host: bool = True) -> AbstractContextManager[None]:
     """Draw from ``state`` (from where the generators stand, if ``None``), then put everything back as it was."""
-    before = RandomState.capture(device, host=host)
-    try:
-        if state is not None:
-            state.restore(device)
-        yield
-    finally:
-        before.restore(device)
+    return _Replay(state, device, host=host)
+
+
+class _Replay:
+    """A class, since entering a generator takes longer than capturing the states."""
+
+    __slots__ = ("_before", "_device", "_host", "_state")
+
+    def __init__(self, state: RandomState | None, device: torch.device, *, host: bool = True) -> None:
+        self._state, self._device, self._host = state, device, host
+
+    def __enter__(self) -> None:
+        self._before = RandomState.capture(self._device, host=self._host)
+        try:
+            if self._state is not None:
+                self._state.restore(self._device)
+        except BaseException:
+            self._before.restore(self._device)
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        self._before.restore(self._device)
 
 
 def derived_seed(seed: int, *names: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -11,10 +11,12 @@ import torch
 from betty.backends.torch.adaptation import adapt, decay_of, diagonal
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.methods import Aid, Answer, Lower, Occasion, Solution, estimator, inverse, product
+from betty.backends.torch.methods.finite_difference import Difference
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.program import LiveProblem
-from betty.backends.torch.tape import Adjoint, Reading, Segment, sweep
+from betty.backends.torch.tape import Adjoint, Reading, Segment
 from betty.backends.torch.trajectory.again import segments_again
+from betty.backends.torch.trajectory.sweep import sweep
 from betty.backends.torch.tree import Tree, scale
 from betty.ir.methods import Method
 from betty.ir.plan import Respond
@@ -34,6 +36,19 @@ def answer_by_solve(point: Lower, adjoint: Adjoint, method: Method, aid: Aid) ->
         solution = inverse(method.solver).solve(partial(_within, point, linearization.hessian), v, aid)
         pulled = linearization.pull(solution.value)
     return {name: scale(-1.0, tree) for name, tree in pulled.items()}, solution
+
+
+def multitask(method: Method) -> bool:
+    """Whether the lower is to be left where the last perturbation has had it."""
+    return method.product is not None and bool(dict(method.product.options).get("multitask"))
+
+
+def moved(point: Lower, method: Method, solved: Tree) -> Tree:
+    """The lower's parameters as :func:`multitask` leaves them, for the solution of its adjoint."""
+    assert method.product is not None
+    linearization = product(method.product).linearize(point)
+    assert isinstance(linearization, Difference)
+    return linearization.moved(solved)
 
 
 def _within(point: Lower, hessian: Callable[[Tree], Tree], v: Tree) -> Tree:
@@ -135,5 +150,7 @@ def _no_update(lower: LiveProblem) -> RunError:
 
 
 def _holding(lower: LiveProblem, segment: Segment) -> AbstractContextManager[None]:
+    if not lower.objective.reruns:
+        return nullcontext()
     read = {reading.problem: reading.tensors for reading in segment.readings}
     return lower.objective.holding({lower.name: segment.before, **read}, buffers=True)

@@ -174,6 +174,8 @@ def _cut(data: Any, loading: Loading) -> DataLoader[Any]:
 def to_device(batch: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
     """``batch`` with every tensor inside on ``device``; containers keep their type, other values stay as they are."""
     if isinstance(batch, Tensor):
+        if dtype is None and batch.device == device:
+            return batch
         floating = dtype if dtype is not None and batch.is_floating_point() else None
         return batch.to(device=device, dtype=floating, non_blocking=True)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):

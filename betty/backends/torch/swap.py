@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -39,19 +39,34 @@ class Places:
                 self._places.append([])
             self._places[index[id(tensor)]].append((container, key))
 
-    @contextmanager
-    def holding(self, stand_ins: Sequence[Tensor]) -> Iterator[None]:
+    def holding(self, stand_ins: Sequence[Tensor]) -> AbstractContextManager[None]:
         """Hold ``stand_ins``, one for each of ``tensors``; the module's own are back afterwards in any case."""
-        try:
-            self._put(stand_ins)
-            yield
-        finally:
-            self._put(self.tensors)
+        return _Held(self, stand_ins)
 
-    def _put(self, tensors: Sequence[Tensor]) -> None:
+    def put(self, tensors: Sequence[Tensor]) -> None:
+        """Hold ``tensors`` from now on."""
         for places, tensor in zip(self._places, tensors, strict=True):
             for container, key in places:
                 container[key] = tensor
+
+
+class _Held:
+    """A class, since entering a generator takes as long as replacing the tensors of a small module."""
+
+    __slots__ = ("_places", "_stand_ins")
+
+    def __init__(self, places: Places, stand_ins: Sequence[Tensor]) -> None:
+        self._places, self._stand_ins = places, stand_ins
+
+    def __enter__(self) -> None:
+        try:
+            self._places.put(self._stand_ins)
+        except BaseException:
+            self._places.put(self._places.tensors)
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        self._places.put(self._places.tensors)
 
 
 class Buffers:
@@ -64,6 +79,11 @@ class Buffers:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         found = {id(part): part._buffers for module in modules for part in module.modules() if part._buffers}
         self._held: tuple[dict[str, Tensor | None], ...] = tuple(found.values())
+
+    @property
+    def none(self) -> bool:
+        """Whether there are no places for buffers at all."""
+        return not self._held
 
     @contextmanager
     def spared(self, stand_in: Callable[[Tensor], Tensor] = torch.clone) -> Iterator[None]:

@@ -4,14 +4,16 @@ One :class:`Segment` is one update, :math:`(\theta_{t+1}, s_{t+1}) = u(\theta_t,
 its graph and nothing beyond: parameters, optimiser state and what the loss reads enter as leaves. The reverse sweep
 passes a cotangent from segment to segment. Memory is one graph of a gradient per update kept.
 
+Segments of which none is forgotten before the others may be *linked*: one enters with what the one before it has
+computed, so that autograd sweeps them all at once.
+
 What other problems read of this one they read at a certain *version* (number of updates so far); an adjoint is
 therefore kept by version, and enters the sweep where it belongs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,17 +24,21 @@ from torch.optim import Optimizer
 from betty.backends.torch.tree import Tree, add, copy
 from betty.backends.torch.updates import Group, Rule, State, clip
 
-Edit = tuple[int, int]
-"""How often a tensor was written to, and where its values are."""
+Edit = tuple[Tensor, int, int]
+"""A tensor, how often it was written to, and where its values are."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """The parameters of another problem as an update's loss has read them."""
+    """The parameters of another problem as an update's loss has read them.
+
+    ``shared`` are the copies that all updates share, where ``tensors`` are leaves of this update alone.
+    """
 
     problem: str
     version: int
     tensors: Tree
+    shared: Tree | None = None
 
 
 @dataclass(eq=False)
@@ -49,19 +55,20 @@ class Segment:
     gradient: Tree | None = None
     after: Tree = ()
     state_after: tuple[State, ...] = ()
-    written: tuple[Edit, ...] = ()
-    """The live parameters as this update has left them."""
+    linked: bool = False
+    """Whether ``before`` and ``state_before`` are what the update before has computed, with its graph."""
 
     @classmethod
-    def open(cls, version: int, parameters: Tree, optimizer: Optimizer, last: Segment | None = None) -> Segment:
-        """Begin an update at the live parameters and optimiser state, as leaves.
+    def open(cls, version: int, parameters: Tree, optimizer: Optimizer) -> Segment:
+        """Begin an update at copies of the live parameters and optimiser state, as leaves."""
+        return cls.at(version, copy(parameters), [optimizer.state.get(parameter, {}) for parameter in parameters])
 
-        Where nobody has touched the parameters since ``last``, the values it has computed are shared, else copied.
-        """
-        states = [optimizer.state.get(parameter, {}) for parameter in parameters]
-        if last is not None and last.written == edits(parameters):
-            return cls.at(version, last.after, states)
-        return cls.at(version, copy(parameters), states)
+    @classmethod
+    def following(cls, version: int, last: Segment, *, link: bool) -> Segment:
+        """Begin an update where ``last`` has ended, with its graph or from its values alone."""
+        if link and all(leaf.requires_grad for leaf in last.after):
+            return cls(version, last.after, last.state_after, linked=True)
+        return cls.at(version, last.after, last.state_after)
 
     @classmethod
     def at(cls, version: int, parameters: Tree, states: Iterable[Mapping[str, Any]]) -> Segment:
@@ -69,10 +76,20 @@ class Segment:
         shared = tuple(leaf.detach().requires_grad_() for leaf in parameters)
         return cls(version, shared, tuple(_leaf_state(state) for state in states))
 
-    def read(self, problem: str, version: int, tensors: Tree) -> None:
-        """Note what a micro-batch reads; micro-batches that read the same tensors are one reading."""
-        if all(known.tensors is not tensors for known in self.readings):
-            self.readings.append(Reading(problem, version, tensors))
+    def read(self, read: Reading) -> Tree:
+        """Note what a micro-batch reads; what it is to read, by which the gradient is that of this update alone.
+
+        Micro-batches that read the same tensors are one reading. Segments that are linked have leaves of their own:
+        a sweep that begins amid them would count what earlier ones have read as well.
+        """
+        for known in self.readings:
+            if (known.shared or known.tensors) is read.tensors:
+                return known.tensors
+        if self.linked:
+            own = tuple(leaf.detach().requires_grad_() for leaf in read.tensors)
+            read = Reading(read.problem, read.version, own, read.tensors)
+        self.readings.append(read)
+        return read.tensors
 
     def gain(self, gradient: Sequence[Tensor]) -> None:
         """Add the gradient of one more micro-batch, with its graph."""
@@ -92,9 +109,17 @@ class Segment:
         self.gradient = None  # its graph lives on in what was computed from it, its values need not
 
 
-def edits(parameters: Tree) -> tuple[Edit, ...]:
-    """What changes when someone writes to parameters, or gives them other storage."""
-    return tuple((parameter._version, parameter.data_ptr()) for parameter in parameters)
+def edits(parameters: Tree, optimizer: Optimizer) -> tuple[Edit, ...]:
+    """What changes when someone writes to parameters or optimiser state, or gives them other storage."""
+    states = (optimizer.state.get(parameter, {}) for parameter in parameters) if optimizer.state else ()
+    kept = (value for state in states for value in state.values() if isinstance(value, Tensor))
+    return tuple((one, one._version, one.data_ptr()) for one in (*parameters, *kept))
+
+
+def untouched(now: Sequence[Edit], left: Sequence[Edit]) -> bool:
+    """Whether nobody has written to anything since it was left."""
+    pairs = zip(now, left, strict=False)
+    return len(now) == len(left) and all(one[0] is other[0] and one[1:] == other[1:] for one, other in pairs)
 
 
 def _leaf_state(state: Mapping[str, Any]) -> State:
@@ -156,72 +181,3 @@ class Adjoint:
         for tree in self.by_version.values():
             result = tree if result is None else add(result, tree)
         return result
-
-
-def _as_it_is(segment: Segment) -> AbstractContextManager[None]:
-    del segment
-    return nullcontext()
-
-
-def sweep(
-    segments: Iterable[Segment],
-    adjoint: Adjoint,
-    holding: Callable[[Segment], AbstractContextManager[None]] = _as_it_is,
-    *,
-    retain: bool = True,
-) -> Iterator[tuple[Reading, Tree]]:
-    """Pass ``adjoint`` back through ``segments`` (newest first); what each reading gains, newest first.
-
-    Parameters and optimiser state at the start of the oldest segment count as constant, unless the parameters were
-    copied from another problem's: that gains what arrives there. ``holding`` lets the modules hold what a segment was
-    computed with, for code that activation checkpointing evaluates again. With ``retain`` the graphs stay as they
-    are, for another sweep.
-    """
-    cotangent: dict[Key, Tensor] = {}
-    for segment in segments:
-        for index, tree in enumerate(adjoint.by_version.get(segment.version + 1, ())):
-            known = cotangent.get((index, ""))
-            cotangent[index, ""] = tree if known is None else known + tree
-        outputs, inputs = _outputs(segment), _inputs(segment)
-        reached = [key for key in outputs if key in cotangent]
-        readings = [leaf for reading in segment.readings for leaf in reading.tensors]
-        if not reached:
-            continue
-        with holding(segment):
-            found = torch.autograd.grad(
-                [outputs[key] for key in reached],
-                [*inputs.values(), *readings],
-                [cotangent[key] for key in reached],
-                retain_graph=retain,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        cotangent = dict(zip(inputs, found, strict=False))
-        parts = iter(found[len(inputs) :])
-        for reading in segment.readings:
-            yield reading, tuple(next(parts) for _ in reading.tensors)
-        if segment.origin is not None:
-            yield segment.origin, tuple(cotangent[index, ""] for index in range(len(segment.before)))
-            return
-        # Where segments are computed again, the next one needs the room that this one takes.
-        del segment, outputs, inputs, found, parts
-
-
-Key = tuple[int, str]
-"""A parameter by position, and the name of its optimiser state (empty for the parameter itself)."""
-
-
-def _outputs(segment: Segment) -> dict[Key, Tensor]:
-    """What an update computes from something that gradients can be taken by."""
-    found: dict[Key, Tensor] = {(index, ""): tensor for index, tensor in enumerate(segment.after)}
-    for index, state in enumerate(segment.state_after):
-        found.update(((index, name), value) for name, value in state.items())
-    return {key: value for key, value in found.items() if value.requires_grad}
-
-
-def _inputs(segment: Segment) -> dict[Key, Tensor]:
-    """What an update starts from."""
-    found: dict[Key, Tensor] = {(index, ""): tensor for index, tensor in enumerate(segment.before)}
-    for index, state in enumerate(segment.state_before):
-        found.update(((index, name), value) for name, value in state.items() if value.requires_grad)
-    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
@@ -242,15 +242,15 @@ class Trainer:
         So the real update of a problem in the middle answers to the look-ahead of those below it, as its look-ahead
         did, and theirs come after its own.
         """
-        for step in sorted(self.executor.plan, key=lambda one: -one.level):
-            outcome = self.executor.settle(step.problem) if step.ahead else None
+        for step in sorted((one for one in self.executor.plan if one.ahead), key=lambda one: -one.level):
+            outcome = self.executor.settle(step.problem)
             if outcome is not None:
                 self.note(outcome)
 
     def note(self, outcome: Outcome) -> None:
         """Take in what a step has given, for the next row of metrics."""
         # Metrics are all that is looked at later: the gradient would take as much room as the parameters.
-        self._latest[outcome.problem] = replace(outcome, gradient=())
+        self._latest[outcome.problem] = Outcome(outcome.problem, outcome.loss, outcome.metrics, ())
 
     def _begins(self, step: Step) -> bool:
         """Whether this is a problem's first step since one above it may have stepped."""

@@ -18,7 +18,8 @@ def zeros_like(tree: Sequence[Tensor]) -> Tree:
 
 
 def detach(tree: Sequence[Tensor]) -> Tree:
-    return tuple(leaf.detach() for leaf in tree)
+    """The tree without its graph; leaves that have none are the same tensors."""
+    return tuple(leaf.detach() if leaf.requires_grad else leaf for leaf in tree)
 
 
 def copy(tree: Sequence[Tensor]) -> Tree:
@@ -83,3 +84,10 @@ def unflatten(flat: Tensor, like: Sequence[Tensor]) -> Tree:
 
 def _wide(tree: Sequence[Tensor]) -> list[Tensor]:
     return [leaf if leaf.dtype in (torch.float32, torch.float64) else leaf.float() for leaf in tree]
+
+
+def assign(tree: Tree, values: Tree) -> None:
+    """Write values into the leaves of a tree, in place."""
+    with torch.no_grad():
+        for leaf, value in zip(tree, values, strict=True):
+            leaf.copy_(value)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from betty.backends.torch.objective import Objective, Sample
-from betty.backends.torch.tree import Tree, add, scale
+from betty.backends.torch.tree import Tree, add, detach, scale
 
 Operator = Callable[[Tree], Tree]
 
@@ -118,7 +118,7 @@ class Lower:
     def gradients(self, by: Mapping[str, Tree], at: Tree) -> dict[str, Tree]:
         """First-order gradients by each of ``by``, with the lower's own parameters at ``at``; weight decay included."""
         # Activations on a way to the lower's parameters alone need not be kept where nothing is differentiated by them.
-        stand_in = tuple(leaf.detach().requires_grad_(self.name in by) for leaf in at)
+        stand_in = tuple(leaf.detach().requires_grad_() for leaf in at) if self.name in by else detach(at)
         inputs = {name: stand_in if name == self.name else tree for name, tree in by.items()}
         flat = tuple(leaf for tree in inputs.values() for leaf in tree)
         found = self.averaged(inputs, lambda sample: self.objective.gradient(sample, {self.name: stand_in}, flat))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from betty.backends.torch.methods.base import Linearization, Lower, Product
-from betty.backends.torch.tree import Tree, axpy, norm, scale, subtract
+from betty.backends.torch.tree import Scalar, Tree, axpy, norm, scale, subtract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +25,22 @@ class FiniteDifference(Product):
 
     Args:
         epsilon: Length of the step in parameter space.
+        multitask: Leave the lower's parameters where the last evaluation had them: a step of length epsilon down what
+            its adjoint measures. An option of the first Betty (``darts_multitask``), for lowers that are to serve the
+            upper's task as well; the response itself is the same.
 
     Reference: Liu, Simonyan and Yang (2019), arXiv:1806.09055, equation 8 and its footnote.
     """
 
     epsilon: float = 0.01
+    multitask: bool = False
 
     def linearize(self, lower: Lower) -> Linearization:
-        return _Difference(self.epsilon, lower)
+        return Difference(self.epsilon, lower)
 
 
 @dataclass(frozen=True, eq=False)
-class _Difference(Linearization):
+class Difference(Linearization):
     epsilon: float
     lower: Lower
 
@@ -47,13 +51,26 @@ class _Difference(Linearization):
         return self._difference(q, self.lower.reads)
 
     def _difference(self, v: Tree, by: Mapping[str, Tree]) -> dict[str, Tree]:
-        length = norm(v)
-        # A zero direction moves nothing and has a zero product; the floor keeps the step finite there.
-        step = self.epsilon / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)
+        step = self._step(v)
         ahead = self.lower.gradients(by, axpy(_like(step, v), v, self.lower.parameters))
         behind = self.lower.gradients(by, axpy(_like(-step, v), v, self.lower.parameters))
-        return {name: scale(_like(0.5 / step, ahead[name]), subtract(ahead[name], behind[name])) for name in by}
+        half = 0.5 / step
+        return {name: scale(_like(half, ahead[name]), subtract(ahead[name], behind[name])) for name in by}
+
+    def moved(self, q: Tree) -> Tree:
+        """Where the last of the evaluations for the direction ``q`` has the lower's parameters."""
+        return axpy(_like(-self._step(q), q), q, self.lower.parameters)
+
+    def _step(self, v: Tree) -> Scalar:
+        """How far to go along ``v``; a number where there is no device to wait for."""
+        length = norm(v)
+        # A zero direction moves nothing and has a zero product; the floor keeps the step finite there.
+        least = torch.finfo(length.dtype).tiny ** 0.5
+        if length.device.type == "cpu":
+            known = length.item()
+            return self.epsilon / (least if known < least else known)  # what is not a number stays that
+        return self.epsilon / length.clamp_min(least)
 
 
-def _like(factor: Tensor, tree: Tree) -> Tensor:
-    return factor.to(tree[0].dtype) if tree else factor
+def _like(factor: Scalar, tree: Tree) -> Scalar:
+    return factor.to(tree[0].dtype) if tree and isinstance(factor, Tensor) else factor

@@ -45,7 +45,10 @@ def _block(problem: LiveProblem, records: Sequence[Record], first: int, into: Co
     parameters, states, buffers = start.parameters, start.states, start.buffers
     done: list[Segment] = []
     for index, record in enumerate(records):
-        segment = Segment.at(record.version, parameters, states)  # nobody writes to values that are kept
+        if done and not problem.objective.reruns:
+            segment = Segment.following(record.version, done[-1], link=True)
+        else:
+            segment = Segment.at(record.version, parameters, states)  # nobody writes to values that are kept
         segment.origin = record.origin
         buffers = _update(problem, record, segment, buffers, into, graph=index >= first)
         parameters = detach(segment.after)
@@ -72,12 +75,9 @@ def _update(
         buffers = _evaluate(problem, micro, segment, buffers, into, graph=graph)
     if len(record.micros) > 1 and segment.gradient is not None:
         segment.gradient = scale(1 / len(record.micros), segment.gradient)
-    readings = [_meant(reading, into) for reading in record.tuners]
-    for reading in readings:
-        if reading.problem in into:
-            segment.read(reading.problem, reading.version, reading.tensors)
+    tuners = _read(segment, record.tuners, into)
     with torch.set_grad_enabled(graph):
-        groups = tuned_groups(record.groups, problem.tuned, {one.problem: one.tensors for one in readings})
+        groups = tuned_groups(record.groups, problem.tuned, tuners)
     segment.close(rule, groups, problem.gradient_clipping)
     return buffers
 
@@ -92,11 +92,7 @@ def _evaluate(
     graph: bool,
 ) -> BufferValues:
     """Add the gradient of one micro-batch; buffers are written to as they were."""
-    readings = [_meant(reading, into) for reading in micro.readings]
-    for reading in readings:
-        if reading.problem in into:
-            segment.read(reading.problem, reading.version, reading.tensors)
-    stand_ins = {problem.name: segment.before, **{one.problem: one.tensors for one in readings}}
+    stand_ins = {problem.name: segment.before, **_read(segment, micro.readings, into)}
     found, after = gradient_again(problem.objective, micro.sample, stand_ins, segment.before, buffers, graph=graph)
     segment.gain(add(found, micro.gains) if micro.gains else found)
     return after
@@ -126,8 +122,6 @@ def gradient_again(
         return found, objective.buffers.held()
 
 
-def _meant(reading: Reading, into: Container[str]) -> Reading:
-    """The reading itself where it is differentiated by, else as a constant."""
-    if reading.problem in into:
-        return reading
-    return Reading(reading.problem, reading.version, detach(reading.tensors))
+def _read(segment: Segment, readings: Sequence[Reading], into: Container[str]) -> dict[str, Tree]:
+    """What an update reads, noted where it is differentiated by, else as a constant."""
+    return {one.problem: segment.read(one) if one.problem in into else detach(one.tensors) for one in readings}

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.program import LiveProblem, Program
-from betty.backends.torch.tape import Reading, Segment, edits, holders, updated, write
+from betty.backends.torch.tape import Edit, Reading, Segment, edits, holders, untouched, updated, write
 from betty.backends.torch.trajectory.history import Micro
 from betty.backends.torch.trajectory.tangents import Tangents
 from betty.backends.torch.trajectory.tuning import show, tuned_groups, values_of
@@ -36,6 +36,9 @@ class Recorder:
         self._read = {name: _those_in(program[name], names) for name, names in self._into.items()}
         self._updates = {step.problem: update for step in plan if (update := _update_of(step))}
         self._leaves: dict[str, tuple[tuple[int, ...], Tree]] = {}
+        self._left: dict[str, tuple[Edit, ...]] = {}
+        # Tapes that begin anew before they are full. Elsewhere linked segments would outlive the tape that drops them.
+        self._whole = {step.problem for step in plan if program[step.problem].starts_from or step.ahead}
         for step in plan:
             self._make_room(plan, step)
 
@@ -108,15 +111,23 @@ class Recorder:
     def _open_segment(self, problem: LiveProblem, origin: Reading | None) -> dict[str, Tree]:
         """What stands in for the parameters in a differentiable update: copies, by which gradients can be taken."""
         if problem.open_segment is None:
-            last = problem.tape[-1] if problem.tape else None
-            problem.open_segment = Segment.open(problem.version, problem.parameters, _optimizer(problem), last)
+            problem.open_segment = self._next_segment(problem)
             problem.open_segment.origin = origin
         stand_ins = {problem.name: problem.open_segment.before}
         for name in self._read[problem.name]:
-            reading = self._reading(name)
-            stand_ins[name] = reading.tensors
-            problem.open_segment.read(name, reading.version, reading.tensors)
+            stand_ins[name] = problem.open_segment.read(self._reading(name))
         return stand_ins
+
+    def _next_segment(self, problem: LiveProblem) -> Segment:
+        """Where nobody has touched parameters and optimiser state since the last update, that is gone on from."""
+        optimizer, tape = _optimizer(problem), problem.tape
+        if len(tape) == tape.maxlen:
+            self._whole.discard(problem.name)
+        left = self._left.get(problem.name, ())
+        if not (tape and untouched(edits(problem.parameters, optimizer), left)):
+            return Segment.open(problem.version, problem.parameters, optimizer)
+        link = problem.name in self._whole and not problem.objective.reruns
+        return Segment.following(problem.version, tape[-1], link=link)
 
     def _reading(self, name: str) -> Reading:
         """A problem's parameters as they stand, as copies shared by all updates that read the same values."""
@@ -153,15 +164,10 @@ class Recorder:
         rule = rule_for(optimizer)
         assert segment is not None and rule is not None
         readings = self._tuners(problem)
-        for reading in readings.values():
-            segment.read(reading.problem, reading.version, reading.tensors)
-        segment.close(
-            rule,
-            tuned_groups(groups, problem.tuned, {name: reading.tensors for name, reading in readings.items()}),
-            problem.gradient_clipping,
-        )
+        tuners = {name: segment.read(reading) for name, reading in readings.items()}
+        segment.close(rule, tuned_groups(groups, problem.tuned, tuners), problem.gradient_clipping)
         write(optimizer, problem.parameters, segment.after, segment.state_after, groups)
-        segment.written = edits(problem.parameters)
+        self._left[problem.name] = edits(problem.parameters, optimizer)
         problem.tape.append(segment)
         problem.open_segment = None
 

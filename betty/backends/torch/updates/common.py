@@ -65,6 +65,13 @@ def exact(value: Tensor) -> Tensor:
     return value if value.device.type == "mps" else value.to(torch.float64)  # MPS knows no double precision
 
 
+def descended(parameter: Tensor, rate: Hyper, direction: Tensor) -> Tensor:
+    """``parameter - rate * direction``; one kernel, and one node of the graph, where the rate is a number."""
+    if isinstance(rate, Tensor):
+        return parameter - rate * direction
+    return torch.sub(parameter, direction, alpha=rate)
+
+
 def kept(state: State, key: str, like: Tensor) -> Tensor:
     """A moment from the state; zero before the first update."""
     found = state.get(key)

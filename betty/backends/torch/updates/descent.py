@@ -11,6 +11,7 @@ from betty.backends.torch.updates.common import (
     State,
     advanced,
     decayed,
+    descended,
     exact,
     kept,
     largest,
@@ -25,12 +26,12 @@ def sgd(parameter: Tensor, gradient: Tensor, state: State, group: Group) -> tupl
     """Gradient descent; with momentum it follows a running sum of gradients."""
     parameter, gradient = decayed(parameter, signed(gradient, group), group)
     if not on(group["momentum"]):
-        return parameter - group["lr"] * gradient, {}
+        return descended(parameter, group["lr"], gradient), {}
     before = state.get("momentum_buffer")
     # The first update takes the gradient itself, without dampening, as torch.optim.SGD does.
     buffer = gradient if before is None else group["momentum"] * before + (1 - group["dampening"]) * gradient
     direction = gradient + group["momentum"] * buffer if group["nesterov"] else buffer
-    return parameter - group["lr"] * direction, {"momentum_buffer": buffer}
+    return descended(parameter, group["lr"], direction), {"momentum_buffer": buffer}
 
 
 def asgd(parameter: Tensor, gradient: Tensor, state: State, group: Group) -> tuple[Tensor, State]:
