@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ class Engine(ClassMembers):
         if isinstance(found, list):
             if overrides or trust:
                 raise BettyError("overrides and trust belong to specs: a program of classes is changed in its own code")
-            self.logger = logger(self.config.logger_type)
+            self.logger = logger(self.config.logger_type if os.environ.get("RANK", "0") == "0" else "none")
             self._front = ClassFront(self, found, dependencies, self.config, env, self.logger)
         else:
             if dependencies is not None or env is not None or config is not None:
@@ -280,7 +281,8 @@ class Engine(ClassMembers):
             RunError: The run cannot go on, or its folder cannot be written.
         """
         running = self._front.running
-        folder = new_folder(out, running.name) if out is not None or write else None
+        written = (out is not None or write) and self.is_rank_zero()
+        folder = new_folder(out, running.name) if written else None
         memory, profiler = Memory(), Profiler(self._program.device) if profile else None
         self._front.executor.around = profiler
         self._trainer.observers = [memory, *self._writers(folder), *observers]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from betty.backends.torch.objective import Objective
+from betty.backends.torch.processes import Processes
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.random import replaying
 from betty.backends.torch.trace import counted, facts
@@ -46,6 +47,7 @@ class Assembler:
         env: The environment, or ``None``.
         device: Where to run.
         effects: Takes back what extra evaluations do to the program's objects.
+        processes: That train the program together, if there are several.
     """
 
     problems: Mapping[str, Problem]
@@ -54,6 +56,7 @@ class Assembler:
     env: Any
     device: torch.device
     effects: Effects
+    processes: Processes | None = None
 
     def graph(self) -> Graph:
         """The graph as it is declared.
@@ -81,7 +84,7 @@ class Assembler:
             optimized(problem, trained[name])
             objective = self._objective(problem, modules, trained)
             live[name] = self._live(problem, objective, trained[name], previous)
-        return Program(problems=live, device=self.device)
+        return Program(problems=live, device=self.device, processes=self.processes)
 
     def _objective(
         self, problem: Problem, modules: Mapping[str, Any], trained: Mapping[str, tuple[str, ...] | None]

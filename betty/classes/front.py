@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from betty.backends.torch.executor import Executor
+from betty.backends.torch.processes import local_device
 from betty.backends.torch.program import Program
 from betty.backends.torch.trainer import EarlyStopping, Measures
 from betty.build import pick_device
 from betty.classes.dependencies import parse
 from betty.classes.naming import connect, warn_of_near_hooks
-from betty.classes.runtime import Runtime
+from betty.classes.runtime import SEVERAL, Runtime
 from betty.classes.validation import HookValidation
 from betty.classes.writing import written
 from betty.configs import EngineConfig
@@ -61,11 +62,16 @@ class ClassFront:
             problems,
             parse(dependencies, problems),
             config=config,
-            device=pick_device(DEVICES.get(config.strategy, "auto")),
+            device=local_device(pick_device(DEVICES.get(config.strategy, "auto"))),
             env=env,
             engine=engine,
         )
-        self.measures: Measures | None = HookValidation(engine) if engine.is_implemented("validation") else None
+        if config.strategy in SEVERAL[1:] and self.runtime.processes is not None:
+            warnings.warn(
+                f"strategy {config.strategy!r} trains as 'distributed' does: nothing is sharded", stacklevel=4
+            )
+        validates = engine.is_implemented("validation")
+        self.measures: Measures | None = HookValidation(engine, self.runtime.processes) if validates else None
         if config.early_stopping and self.measures is None:
             warnings.warn("early_stopping is asked for, but the engine defines no validation method", stacklevel=4)
 

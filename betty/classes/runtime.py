@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from betty.backends.torch.executor import Executor, Outcome
+from betty.backends.torch.processes import Processes
 from betty.backends.torch.program import Program
 from betty.backends.torch.stream import to_device
 from betty.build import AUTOCAST
@@ -24,6 +25,9 @@ from betty.ir.compile import Compiled
 from betty.problems.problem import Problem
 
 log = logging.getLogger("betty")
+
+SEVERAL = ("distributed", "zero", "fsdp", "accelerate")
+"""Strategies under which the processes that ``torchrun`` has started train together."""
 
 
 class Runtime:
@@ -50,7 +54,10 @@ class Runtime:
     ) -> None:
         self.problems: dict[str, Problem] = {problem.name: problem for problem in problems}
         self.dependencies, self.config, self.device = dependencies, config, device
-        self.env, self.engine, self.rank, self.training = env, engine, 0, True
+        self.env, self.engine, self.training = env, engine, True
+        self.processes: Processes | None = None
+        if config.strategy in SEVERAL:
+            self.processes = Processes.joined(config.backend, config.timeout, device)
         self.leaves = dependencies.connect(self.problems)
         self.noted: Callable[[Outcome], None] = lambda outcome: None
         """Told what every step has given."""
@@ -61,12 +68,17 @@ class Runtime:
         for problem in problems:
             problem._runtime = None  # parts that are configured now replace nothing that runs
             configure(problem, device)
+            if self.processes is not None:
+                self.processes.alike(problem.module)
+                problem.train_data_loader = _shared(self.processes, problem.train_data_loader)
         for problem in problems:
             problem._runtime = self
         self._assemble(None)
 
     def _assemble(self, previous: Program | None) -> None:
-        assembler = Assembler(self.problems, self.dependencies, self.config, self.env, self.device, self._effects)
+        assembler = Assembler(
+            self.problems, self.dependencies, self.config, self.env, self.device, self._effects, self.processes
+        )
         graph = assembler.graph()
         self._program = assembler.program(previous)
         self._compiled = assembler.compile(graph, self._program)
@@ -106,6 +118,10 @@ class Runtime:
         self._stale = True
 
     # The view that problems have
+
+    @property
+    def rank(self) -> int:
+        return 0 if self.processes is None else self.processes.rank
 
     def count(self, name: str) -> int:
         return self._program[name].count
@@ -204,3 +220,8 @@ class Runtime:
 
 def by_name(problems: Sequence[Problem]) -> Mapping[str, Problem]:
     return {problem.name: problem for problem in problems}
+
+
+def _shared(processes: Processes, loader: Any) -> Any:
+    """This process's part of a problem's data."""
+    return tuple(map(processes.share, loader)) if isinstance(loader, tuple) else processes.share(loader)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from betty.backends.torch.errors import RunError
+from betty.backends.torch.processes import Processes
 from betty.backends.torch.program import Program
 from betty.backends.torch.random import replaying
 from betty.logging import LoggerBase, flattened
@@ -35,25 +36,46 @@ class HookValidation:
 
     Modes, buffers' tensors and random states are put back afterwards: whether and how often a program validates
     changes nothing else of it. Whether gradients are recorded is the method's own affair (``@torch.no_grad()``).
+
+    Of several processes the first validates. The others wait for it as long as it takes, and learn what it has found:
+    all of them stop early, or none.
     """
 
     at_end = False
 
-    def __init__(self, engine: Validates) -> None:
-        self._engine = engine
+    def __init__(self, engine: Validates, processes: Processes | None = None) -> None:
+        self._engine, self._processes = engine, processes
         self.found: Mapping[str, Any] = {}
         """What the method has returned last."""
 
     @property
     def every(self) -> int:
-        return self._engine.valid_step if self._engine.do_validation() else 0
+        together = self._processes is not None
+        return self._engine.valid_step if together or self._engine.do_validation() else 0
 
     def measure(self, program: Program) -> dict[str, float]:
         """The numbers among what the method returns, by name.
 
         Raises:
-            RunError: It returns neither a dict nor nothing.
+            RunError: It returns neither a dict nor nothing, or has failed in the first process.
         """
+        if self._processes is None:
+            return self._measure(program)
+        if self._processes.rank:
+            return self._heard(self._processes.told(None))
+        try:
+            row = self._measure(program) if self._engine.do_validation() else {}
+        except BaseException as error:
+            self._processes.told(f"{type(error).__name__}: {error}")
+            raise
+        return self._heard(self._processes.told(row))
+
+    def _heard(self, found: dict[str, float] | str) -> dict[str, float]:
+        if isinstance(found, str):
+            raise RunError(f"validation has failed in the first process: {found}")
+        return found
+
+    def _measure(self, program: Program) -> dict[str, float]:
         engine: Any = self._engine
         modes = _modes(program)
         try:

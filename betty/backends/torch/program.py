@@ -22,6 +22,7 @@ from betty.backends.torch.tree import Tree
 if TYPE_CHECKING:
     from betty.backends.torch.adaptation import LastUpdate
     from betty.backends.torch.ahead import Ahead
+    from betty.backends.torch.processes import Processes
     from betty.backends.torch.tape import Segment
     from betty.backends.torch.trajectory.tangents import Tangents
 
@@ -152,10 +153,11 @@ class LiveProblem:
 
 @dataclass(eq=False, kw_only=True)
 class Program:
-    """All live problems by name, on one device."""
+    """All live problems by name, on one device; of several processes, as one of them sees it."""
 
     problems: dict[str, LiveProblem]
     device: torch.device
+    processes: Processes | None = None
 
     def __getitem__(self, name: str) -> LiveProblem:
         return self.problems[name]
