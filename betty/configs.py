@@ -64,9 +64,10 @@ class Config(Checked):
         log_step: Steps between two messages about the loss; ``-1`` for none.
         log_local_step: Count logged values in the problem's own steps, not in those of the engine.
         darts_alpha: Length of the finite difference of ``"darts"``.
-        darts_multitask: Difference each task's loss alone with ``"darts"``.
+        darts_multitask: Leave the parameters where the last perturbation of ``"darts"`` has them: a step of length
+            ``darts_alpha`` down the upper's loss.
         sama_adam_alpha: Length of the finite difference of ``"sama"``.
-        sama_multitask: Difference each task's loss alone with ``"sama"``.
+        sama_multitask: The same for ``"sama"``.
         neumann_iterations: Corrections after the leading term of ``"neumann"``.
         neumann_alpha: Step of its series, below two over the largest eigenvalue of the Hessian.
         cg_iterations: Conjugate-gradient steps of ``"cg"``.
@@ -132,8 +133,7 @@ class Config(Checked):
 
 
 def _differences(name: str, epsilon: float, multitask: bool) -> Method:
-    wanted = {"multitask": True} if multitask and "multitask" in PRODUCTS["finite_difference"].options else {}
-    return preset(name, {"epsilon": epsilon, **wanted})
+    return preset(name, {"epsilon": epsilon, "multitask": multitask})
 
 
 def _deprecated(message: str) -> None:

@@ -112,6 +112,9 @@ PRODUCTS: dict[str, Declared] = {
                 minimum=1e-12,
                 help="length of the perturbation: parameters move by epsilon / ||q|| along q",
             ),
+            "multitask": Option(
+                default=False, help="leave the lower where the last perturbation has moved it, by -epsilon / ||q|| q"
+            ),
         },
         summary="central difference of first-order gradients; inexact",
     ),

@@ -140,3 +140,23 @@ def test_hypergradient_is_the_first_bettys(
     close = {"fp64": 1e-9, "fp32": 1e-3 if method == "darts" else 1e-4}[precision]
     for name, value in expected.items():
         torch.testing.assert_close(mine[name], value, rtol=close, atol=close * scale)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000), method=st.sampled_from(["darts", "sama"]))
+def test_multitask_leaves_the_lower_where_the_last_perturbation_has_it(seed: int, method: str) -> None:
+    """One step of length alpha down the upper's loss, along the solved adjoint; the upper's own step is the same."""
+    alpha = {"darts_alpha": 0.1, "sama_adam_alpha": 0.1}
+    plain, moved = (
+        engine(seed, (2, 3), "fp64", {"type": method, f"{method}_multitask": flag, **alpha}) for flag in (False, True)
+    )
+    for one in (plain, moved):
+        one.train_step()
+    lower, upper = plain.problems
+    torch.testing.assert_close(upper.module.state_dict(), moved.problems[1].module.state_dict(), rtol=0, atol=0)
+    loss = upper_loss(lower, upper(), upper.cur_batch)
+    # With SGD sama's adaptation is a multiple of the identity: the direction is that of the adjoint.
+    down = torch.cat([one.flatten() for one in torch.autograd.grad(loss, list(lower.module.parameters()))])
+    found = torch.cat([one.detach().flatten() for one in moved.problems[0].module.parameters()])
+    start = torch.cat([one.detach().flatten() for one in lower.module.parameters()])
+    torch.testing.assert_close(found, start - 0.1 * down / down.norm(), rtol=1e-6, atol=1e-8)

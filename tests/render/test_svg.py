@@ -61,7 +61,7 @@ def test_hovering_shows_all_options_and_the_reason(draw: Draw) -> None:
     (group,) = groups(ET.fromstring(draw(two_levels())), "edge", "up")
     assert title(group) == (
         "up: the loss of weigher reads the solution of classifier\n"
-        "method: identity + finite_difference(epsilon=0.01)\n"
+        "method: identity + finite_difference(epsilon=0.01, multitask=false)\n"
         "chosen automatically: large lower\n"
         "unroll: 1"
     )
