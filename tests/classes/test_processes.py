@@ -76,7 +76,8 @@ PROGRAM = """
     result = engine.run(out=folder)
     rank = low._runtime.rank
     row = {"rank": rank, "steps": engine.global_step, "saw": result.metrics["validate.rank"], "folder": result.folder}
-    torch.save({**{f"{one.name}.{k}": v for one in problems for k, v in one.module.state_dict().items()}}, f"{folder}.{rank}")
+    named = {f"{one.name}.{key}": value for one in problems for key, value in one.module.state_dict().items()}
+    torch.save(named, f"{folder}.{rank}")
     print(row)
 """
 
