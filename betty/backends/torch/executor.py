@@ -226,14 +226,14 @@ class Executor:
             frame.evaluation = problem.objective.live(frame.sample.batch)
         seeds = {name: stand_ins.get(name, self.program.parameters(name)) for name, _ in item.adjoints}
         inputs = own + tuple(leaf for tree in seeds.values() for leaf in tree)
-        with problem.objective.holding(stand_ins):  # activation checkpointing evaluates the module again
+        # Activation checkpointing evaluates the module again.
+        with problem.objective.holding(stand_ins if problem.objective.reruns else {}):
             found = torch.autograd.grad(frame.evaluation.loss, inputs, create_graph=taped, allow_unused=True)
         parts = cast("Sequence[Tensor | None]", found)
         if not frame.dry:
             self._note_idle(problem, parts[: len(own)])
-        whole = tuple(
-            torch.zeros_like(leaf) if part is None else part for leaf, part in zip(inputs, parts, strict=True)
-        )
+        pairs = zip(inputs, parts, strict=True)
+        whole = tuple([torch.zeros_like(leaf) if part is None else part for leaf, part in pairs])
         frame.gradient, start = whole[: len(own)], len(own)
         for name, slot in item.adjoints:
             start, tree = start + len(seeds[name]), detach(whole[start : start + len(seeds[name])])
@@ -356,6 +356,8 @@ class Executor:
         gradient = (segment.gradient if segment else problem.accumulated) or ()
         if item.every > 1:
             gradient = scale(1 / item.every, gradient)
+        if self.program.processes is not None:
+            gradient = self.program.processes.averaged(gradient)
         if segment is not None:
             segment.gradient = gradient
         problem.accumulated = None

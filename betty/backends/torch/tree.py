@@ -19,7 +19,7 @@ def zeros_like(tree: Sequence[Tensor]) -> Tree:
 
 def detach(tree: Sequence[Tensor]) -> Tree:
     """The tree without its graph; leaves that have none are the same tensors."""
-    return tuple(leaf.detach() if leaf.requires_grad else leaf for leaf in tree)
+    return tuple([leaf.detach() if leaf.requires_grad else leaf for leaf in tree])
 
 
 def copy(tree: Sequence[Tensor]) -> Tree:
