@@ -27,7 +27,7 @@ from betty.spec.readings import TunedSpec, parameter_diagnostics
 from betty.spec.resolve import Resolved, ResolvedProblem
 from betty.spec.targets import described
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp64": None}
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": None}
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 
 

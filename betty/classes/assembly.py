@@ -99,6 +99,7 @@ class Assembler:
             trained={name: names for name, names in trained.items() if names is not None},
         )
         objective.undone = self.effects.undone
+        objective.scaler = problem.scaler
         return objective
 
     def _live(
@@ -117,6 +118,7 @@ class Assembler:
             trained=trained,
             answers=None if answers == trained else answers,
             hooks=UpdateHooks.of(problem),
+            scaler=problem.scaler,
         )
         if previous is not None:
             for name in KEPT:
@@ -131,7 +133,12 @@ class Assembler:
         """
         found = {name: self._facts(graph, program, name) for name in self.problems}
         traced = graph.map(problem=lambda one: replace(one, facts=found[one.name]))
-        wrong = [*check_trajectories(traced, program), *diagnose_methods(traced), *_blind(traced, program)]
+        wrong = [
+            *check_trajectories(traced, program),
+            *diagnose_methods(traced),
+            *_blind(traced, program),
+            *_half(traced, program),
+        ]
         if wrong:
             raise GraphError(_in_own_words(wrong, traced))
         return compile_graph(traced)
@@ -183,6 +190,21 @@ def _blind(graph: Graph, program: Program) -> list[Diagnostic]:
                 )
             )
     return found
+
+
+def _half(graph: Graph, program: Program) -> list[Diagnostic]:
+    """Methods that differentiate updates which may be skipped: those of a problem whose loss is scaled."""
+    return [
+        Diagnostic(
+            code="half-precision-updates",
+            field=("edges", index, "method"),
+            message=f"{edge.method.solver.name!r} differentiates the updates of {edge.lower!r}, which fp16 may skip",
+            expected="bf16, which needs no scaling, or a method that looks at the loss alone, such as darts or cg",
+            hint=f"Config(precision='bf16') for {edge.lower}",
+        )
+        for index, edge in enumerate(graph.edges)
+        if edge.method is not None and edge.method.sees_updates and program[edge.lower].scaler is not None
+    ]
 
 
 def _in_own_words(found: list[Diagnostic], graph: Graph) -> list[Diagnostic]:

@@ -30,6 +30,9 @@ def configure(problem: Problem, device: torch.device) -> None:
             "expected a torch.nn.Module, given as module=... or made by configure_module"
         )
     problem.module.to(device=device, dtype=torch.float64 if problem.config.precision == "fp64" else None)
+    if problem.config.precision == "fp16" and problem.scaler is None:
+        scale, factor = problem.config.initial_dynamic_scale, problem.config.scale_factor
+        problem.scaler = torch.amp.GradScaler(device.type, scale, growth_factor=factor, backoff_factor=1 / factor)
     _make(problem, "optimizer")
     _check_optimizer(problem)
     regroup(problem)

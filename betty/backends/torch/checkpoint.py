@@ -41,6 +41,7 @@ def _problem_state(problem: LiveProblem) -> dict[str, Any]:
         "memories": problem.memories,
         "started_at": problem.started_at,
         "seen": problem.seen,
+        "scaler": problem.scaler.state_dict() if problem.scaler is not None else None,
         "ahead": problem.ahead.to_state() if problem.ahead else None,
     }
 
@@ -85,6 +86,8 @@ def _restore_problem(problem: LiveProblem, saved: dict[str, Any], path: Path) ->
     problem.forget()
     problem.kept.clear()
     problem.started_at = saved.get("started_at", -1)
+    if problem.scaler is not None and saved.get("scaler"):
+        problem.scaler.load_state_dict(saved["scaler"])
     problem.seen = saved.get("seen", {})
     ahead = saved.get("ahead")
     problem.ahead = Ahead(**ahead) if ahead else None

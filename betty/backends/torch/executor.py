@@ -29,6 +29,7 @@ from betty.backends.torch.respond import (
     multitask,
     standing,
 )
+from betty.backends.torch.scaling import gradient_of, move
 from betty.backends.torch.tape import Adjoint
 from betty.backends.torch.trajectory.recorder import Recorder
 from betty.backends.torch.trajectory.replay import player
@@ -228,7 +229,7 @@ class Executor:
         inputs = own + tuple(leaf for tree in seeds.values() for leaf in tree)
         # Activation checkpointing evaluates the module again.
         with problem.objective.holding(stand_ins if problem.objective.reruns else {}):
-            found = torch.autograd.grad(frame.evaluation.loss, inputs, create_graph=taped, allow_unused=True)
+            found = gradient_of(frame.evaluation.loss, inputs, problem.scaler, create_graph=taped, allow_unused=True)
         parts = cast("Sequence[Tensor | None]", found)
         if not frame.dry:
             self._note_idle(problem, parts[: len(own)])
@@ -386,7 +387,7 @@ def _move(problem: LiveProblem, gradient: Tree) -> None:
             problem.hooks.update()
         else:
             assert problem.optimizer is not None
-            problem.optimizer.step()
+            move(problem.optimizer, problem.scaler)
 
 
 @contextmanager

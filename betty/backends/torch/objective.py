@@ -15,6 +15,7 @@ from betty.backends.torch.draws import may_attend, may_draw, may_rerun, may_swit
 from betty.backends.torch.duals import tangent
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.random import RandomState, replaying
+from betty.backends.torch.scaling import gradient_of
 from betty.backends.torch.swap import Buffers, Places
 from betty.backends.torch.tree import Tree
 
@@ -133,6 +134,8 @@ class Objective:
         self.switches = may_switch(loss, modules.values())
         self.reruns = may_rerun(loss, modules.values())
         self._attends = may_attend(loss, modules.values())
+        self.scaler: Any = None
+        """Scales the loss up for the backward pass, where that runs in half precision."""
         self.smooth_tangents = True
         """Whether tangents of the loss are known to be differentiable, or not known not to be."""
         self.undone: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -166,7 +169,7 @@ class Objective:
                 loss = self._evaluate(sample.batch, self._loose, lenient=True).loss
             if not loss.requires_grad:
                 return tuple(torch.zeros_like(leaf) for leaf in by)
-            return torch.autograd.grad(loss, by, allow_unused=True, materialize_grads=True)
+            return gradient_of(loss, by, self.scaler, allow_unused=True, materialize_grads=True)
 
     def slope(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]], by: Sequence[Tensor]) -> Tree:
         """The gradient of the pure loss's tangent, where stand-ins carry tangents; zeros where it has none."""

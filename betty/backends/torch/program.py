@@ -65,6 +65,7 @@ class LiveProblem:
         trained: Names of the parameters that are optimised, where these are not all that require a gradient.
         answers: Names of those among them that responses go through; all where ``None``.
         hooks: What the program does itself around an update.
+        scaler: A ``torch.amp.GradScaler`` that keeps gradients in half precision from vanishing, or ``None``.
     """
 
     name: str
@@ -79,6 +80,7 @@ class LiveProblem:
     trained: tuple[str, ...] | None = None
     answers: tuple[str, ...] | None = None
     hooks: Hooks | None = None
+    scaler: Any = None
     count: int = 0
     """Micro-batches so far."""
     version: int = 0

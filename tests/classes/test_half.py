@@ -1,0 +1,91 @@
+"""Half precision in class programs: the loss is scaled, vanishing gradients survive, overflowing steps are skipped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from betty import Config, Engine, EngineConfig, GraphError, ImplicitProblem
+
+
+class Low(ImplicitProblem):
+    factor = 1.0
+
+    def training_step(self, batch: Any) -> Tensor:
+        inputs, targets = batch
+        errors = (self(inputs) - targets) ** 2
+        return self.factor * (errors * self.high().exp()).mean()  # type: ignore[attr-defined]
+
+
+class High(ImplicitProblem):
+    def forward(self) -> Tensor:
+        found: Tensor = self.module.weight
+        return found
+
+    def training_step(self, batch: Any) -> Tensor:
+        inputs, targets = batch
+        return ((self.low(inputs) - targets) ** 2).mean()  # type: ignore[attr-defined]
+
+
+def program(precision: str, method: Any = "darts", factor: float = 1.0, scale: float = 4096.0) -> Engine:
+    torch.manual_seed(0)
+    low_net, high_net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)), nn.Linear(1, 1)
+    data = [[(torch.randn(16, 4), torch.randn(16, 1))] for _ in range(2)]
+    low = Low(
+        "low",
+        Config(type=method, precision=precision, initial_dynamic_scale=scale, darts_alpha=0.1),
+        low_net,
+        torch.optim.SGD(low_net.parameters(), lr=0.05),
+        train_data_loader=data[0],
+    )
+    low.factor = factor
+    high = High("high", Config(), high_net, torch.optim.Adam(high_net.parameters(), lr=0.05), train_data_loader=data[1])
+    return Engine(
+        problems=[low, high],
+        dependencies={"u2l": {high: [low]}, "l2u": {low: [high]}},
+        config=EngineConfig(strategy="cpu"),
+    )
+
+
+def test_half_precision_trains_as_single_precision_does() -> None:
+    half, single = program("fp16"), program("fp32")
+    results = [one.run(40).metrics["low.loss"] for one in (half, single)]
+    assert results[0] == pytest.approx(results[1], rel=0.05)
+    found, exact = (one.hypergradient("high")["weight"] for one in (half, single))
+    torch.testing.assert_close(found, exact, rtol=0.1, atol=0.02)
+    low, high = half.problems
+    assert isinstance(low.scaler, torch.amp.GradScaler) and high.scaler is None and "scaler" in low.state_dict()
+
+
+def test_small_gradients_survive() -> None:
+    """A loss of 1e-7 has gradients that half precision does not have; its scale brings them back."""
+    norms = []
+    for scale in (1.0, 65536.0):
+        engine = program("fp16", factor=1e-7, scale=scale)
+        found = engine.hypergradient("low")
+        norms.append(float(torch.cat([part.flatten() for part in found.values()]).norm()))
+    exact = program("fp32", factor=1e-7).hypergradient("low")
+    wanted = float(torch.cat([part.flatten() for part in exact.values()]).norm())
+    assert norms[1] == pytest.approx(wanted, rel=0.02)
+    assert abs(norms[0] - wanted) > 0.2 * wanted
+
+
+def test_a_step_that_overflows_is_skipped_and_the_scale_shrinks() -> None:
+    engine = program("fp16", factor=100.0, scale=2.0**24)
+    low = engine.problems[0]
+    before = {name: value.clone() for name, value in low.module.state_dict().items()}
+    engine.train_step()
+    assert all(torch.equal(value, before[name]) for name, value in low.module.state_dict().items())
+    assert low.scaler.get_scale() == 2.0**23
+    engine.run(30)
+    assert low.scaler.get_scale() < 2.0**23
+    assert all(value.isfinite().all() for value in low.module.state_dict().values())
+    assert any(not torch.equal(value, before[name]) for name, value in low.module.state_dict().items())
+
+
+def test_methods_that_differentiate_updates_are_refused() -> None:
+    with pytest.raises(GraphError, match="differentiates the updates of 'low', which fp16 may skip"):
+        program("fp16", "unrolled")
