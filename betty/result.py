@@ -84,7 +84,7 @@ class History(Sequence[Mapping[str, float]]):
         return [columns, *rows]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a run has come to.
 
@@ -117,7 +117,7 @@ class Result:
         """
         return plot(self.history, names)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         end = "" if self.reason == "finished" else f", {self.reason}"
         metrics = "  ".join(f"{name} {number(value)}" for name, value in self.metrics.items())
         return f"{self.iterations} iterations in {self.seconds:.1f} s{end}   {metrics}"

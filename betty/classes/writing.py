@@ -195,11 +195,12 @@ def _own(part: Any) -> bool:
 
 
 def _name(part: Any) -> str:
+    """The shortest name under which a class can be imported: torch.nn.modules.linear.Linear is torch.nn.Linear."""
     kind = type(part)
-    public = kind.__module__.rpartition(".")[0]
-    # torch.optim.adam.Adam is known as torch.optim.Adam.
-    short = getattr(sys.modules.get(public), kind.__qualname__, None) is kind
-    return f"{public if short else kind.__module__}.{kind.__qualname__}"
+    module = kind.__module__
+    while (above := module.rpartition(".")[0]) and getattr(sys.modules.get(above), kind.__qualname__, None) is kind:
+        module = above
+    return f"{module}.{kind.__qualname__}"
 
 
 def _file(part: Any) -> str:

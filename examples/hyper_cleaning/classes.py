@@ -80,7 +80,9 @@ def build(train_iters: int = 1500) -> Cleaning:
     return Cleaning(
         problems=[classifier, weigher],
         dependencies={"u2l": {weigher: [classifier]}, "l2u": {classifier: [weigher]}},
-        config=EngineConfig(train_iters=train_iters, valid_step=150, strategy="cpu", log_every=50),
+        config=EngineConfig(
+            name="hyper-cleaning", train_iters=train_iters, valid_step=150, strategy="cpu", log_every=50
+        ),
     )
 
 

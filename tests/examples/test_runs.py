@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +25,51 @@ def test_weights_of_wrong_labels_fall_and_accuracy_rises() -> None:
     assert found["validate.accuracy"] > 0.86  # noisy labels alone reach 0.71 at best
     assert found["validate.weight_clean"] > 0.7
     assert found["validate.weight_flipped"] < 0.2
+
+
+def test_classes_and_spec_are_one_program() -> None:
+    classes = import_beside(CLEANING, "classes").build(train_iters=10)
+    spec = Engine(CLEANING / "spec.yaml")
+    plans = [replace(engine.plan, iterations=1) for engine in (classes, spec)]
+    assert plans[0] == plans[1]
+    program = import_beside(CLEANING, "program")
+    noisy, clean = program.noisy_digits(0)[:100], list(program.clean_digits(0).tensors)
+    for name, module in spec.modules.items():
+        classes.modules[name].load_state_dict(module.state_dict())
+    found = []
+    for name, batch in (("classifier", noisy), ("weigher", clean)):
+        getattr(classes, name).set_train_data_loader([batch])
+        spec._program[name].stream = _Same(batch)  # type: ignore[assignment]
+    for engine in (classes, spec):
+        engine.run(10)
+        found.append([value.clone() for module in engine.modules.values() for value in module.state_dict().values()])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+class _Same:
+    """Data of one batch."""
+
+    def __init__(self, batch: Any) -> None:
+        self._batch = batch
+
+    def next(self) -> Any:
+        return self._batch
+
+    peek = next
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(CLEANING / "notebook.ipynb", as_version=4)
+    folder = shutil.copytree(CLEANING, tmp_path / "example")
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    kinds = [kind for output in shown for kind in output.get("data", {})]
+    assert kinds.count("image/png") == 1 and kinds.count("text/html") >= 3
+    texts = "".join(output.get("text", "") for output in shown)
+    assert "True\n" in texts, "classes and spec have one plan"
+    assert "TO WRITE: Lower.training_step" in texts
 
 
 @pytest.mark.slow
