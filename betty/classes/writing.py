@@ -105,7 +105,7 @@ def _data(problem: Problem) -> Lines:
 
 
 def _edge(edge: Edge) -> str:
-    method = f", method: {to_flow(to_value(edge.method))}" if edge.flow.down and edge.method is not None else ""
+    method = f", method: {to_flow(to_value(edge.method))}" if edge.method is not None else ""
     return f"  - {{upper: {edge.upper}, lower: {edge.lower}, flow: {edge.flow.value}{method}}}"
 
 

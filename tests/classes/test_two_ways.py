@@ -99,4 +99,5 @@ def test_to_spec_names_what_is_to_be_written(tmp_path: Path) -> None:
     assert "optimizer: {target: torch.optim.SGD, lr: 0.1, momentum: 0.9, weight_decay: 0.001}" in text
     assert "scheduler: {target: torch.optim.lr_scheduler.StepLR, step_size: 3, gamma: 0.5}" in text
     assert "# TO WRITE: Classifier.training_step as a function of (batch, classifier, weigher)" in text
+    assert "  roll_back" not in text and as_classes("cg", roll_back=True).to_spec().endswith("roll_back: true\n")
     assert "{upper: weigher, lower: classifier, flow: both, method: {name: cg, iterations: 3, tolerance: 0.0}}" in text

@@ -89,10 +89,16 @@ def _waits(graph: Graph) -> dict[str, int]:
     return found
 
 
+def _answering(graph: Graph, name: str) -> tuple[str, ...]:
+    """Problems above that read the solution of this one."""
+    found = ((upper, graph.edge(upper, name)) for upper in graph.uppers(name))
+    return tuple(upper for upper, edge in found if edge is not None and edge.flow.up)
+
+
 def _ahead(graph: Graph, name: str) -> int:
     """Micro-batches of a problem's look-ahead: as many as make its unroll, where there is a problem above to answer."""
     problem = graph.problem(name)
-    looks = graph.settings.roll_back and problem.optimizer and graph.uppers(name)
+    looks = graph.settings.roll_back and problem.optimizer and _answering(graph, name)
     return problem.unroll * problem.accumulation if looks else 0
 
 
@@ -136,7 +142,7 @@ def _step(graph: Graph, hypergradient: Hypergradient, memory: Memory, waits: Map
         level=problem.level or 0,
         after=tuple((low, waits[low]) for low in graph.lowers(problem.name) if waits[low]),
         ahead=_ahead(graph, problem.name),
-        answered_by=graph.uppers(problem.name) if _ahead(graph, problem.name) else (),
+        answered_by=_answering(graph, problem.name) if _ahead(graph, problem.name) else (),
         instructions=tuple(instructions),
     )
 
