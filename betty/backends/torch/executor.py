@@ -70,7 +70,12 @@ class Outcome:
     problem: str
     loss: Tensor
     metrics: Mapping[str, Tensor | float]
-    gradient: Tree
+    found: Tree
+    """The gradient, with its graph where updates are kept."""
+
+    @property
+    def gradient(self) -> Tree:
+        return detach(self.found)
 
 
 Around = Callable[[Step, int, Callable[[], None]], None]
@@ -197,7 +202,7 @@ class Executor:
             assign(self.program.parameters(lower), tree)
         assert frame.evaluation is not None
         metrics = {**frame.evaluation.metrics, **frame.metrics}
-        return Outcome(name, frame.evaluation.loss.detach(), metrics, detach(frame.gradient))
+        return Outcome(name, frame.evaluation.loss.detach(), metrics, frame.gradient)
 
     def _draw(self, frame: Frame, item: Draw) -> None:
         problem = frame.problem

@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from betty.backends.torch.tree import Tree, add, copy
-from betty.backends.torch.updates import Group, Rule, State, clip
+from betty.backends.torch.updates import Group, Rule, State, clip, common_rate
 
-Edit = tuple[Tensor, int, int]
-"""A tensor, how often it was written to, and where its values are."""
+Edits = tuple[tuple[Tensor, ...], list[int]]
+"""Tensors, and what changes when someone writes to one or puts another in its place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +91,9 @@ class Segment:
         self.readings.append(read)
         return read.tensors
 
-    def gain(self, gradient: Sequence[Tensor]) -> None:
+    def gain(self, gradient: Tree) -> None:
         """Add the gradient of one more micro-batch, with its graph."""
-        self.gradient = tuple(gradient) if self.gradient is None else add(self.gradient, gradient)
+        self.gradient = gradient if self.gradient is None else add(self.gradient, gradient)
 
     def close(self, rule: Rule, groups: Sequence[Group | None], largest: float | None) -> None:
         """Apply the update, as part of the graph.
@@ -109,17 +109,15 @@ class Segment:
         self.gradient = None  # its graph lives on in what was computed from it, its values need not
 
 
-def edits(parameters: Tree, optimizer: Optimizer) -> tuple[Edit, ...]:
-    """What changes when someone writes to parameters or optimiser state, or gives them other storage."""
-    states = (optimizer.state.get(parameter, {}) for parameter in parameters) if optimizer.state else ()
-    kept = (value for state in states for value in state.values() if isinstance(value, Tensor))
-    return tuple((one, one._version, one.data_ptr()) for one in (*parameters, *kept))
-
-
-def untouched(now: Sequence[Edit], left: Sequence[Edit]) -> bool:
-    """Whether nobody has written to anything since it was left."""
-    pairs = zip(now, left, strict=False)
-    return len(now) == len(left) and all(one[0] is other[0] and one[1:] == other[1:] for one, other in pairs)
+def edits(parameters: Tree, optimizer: Optimizer) -> Edits:
+    """How often parameters and optimiser state were written to, and where their values are."""
+    tensors = parameters
+    if optimizer.state:
+        states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+        tensors += tuple(value for state in states for value in state.values() if isinstance(value, Tensor))
+    # The tensors are held, so that no other can have the address of one of them.
+    numbers = [*map(id, tensors), *[one._version for one in tensors], *[one.data_ptr() for one in tensors]]
+    return tensors, numbers
 
 
 def _leaf_state(state: Mapping[str, Any]) -> State:
@@ -135,30 +133,35 @@ def updated(
     rule: Rule, parameters: Tree, gradient: Tree, states: Sequence[State], groups: Sequence[Group | None]
 ) -> tuple[Tree, tuple[State, ...]]:
     """Parameters and optimiser states after an update; as they were where ``groups`` has ``None``."""
+    rate = common_rate(rule, groups)
+    if rate is not None:  # one call for all parameters
+        return tuple(torch._foreach_add(list(parameters), list(gradient), alpha=-rate)), tuple([{}] * len(parameters))
     parts = zip(parameters, gradient, states, groups, strict=True)
     moved = [(leaf, state) if group is None else rule(leaf, part, state, group) for leaf, part, state, group in parts]
-    return tuple(leaf for leaf, _ in moved), tuple(state for _, state in moved)
+    return tuple([leaf for leaf, _ in moved]), tuple([state for _, state in moved])
 
 
 def holders(optimizer: Optimizer, parameters: Tree) -> tuple[Group | None, ...]:
     """The hyperparameters of each parameter as they stand; ``None`` for one that the optimiser does not hold."""
     found: dict[int, Group] = {}
     for group in optimizer.param_groups:
-        values = {key: _still(value) for key, value in group.items() if key != "params"}
-        found.update((id(parameter), values) for parameter in group["params"])
-    return tuple(found.get(id(parameter)) for parameter in parameters)
-
-
-def _still(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+        values = {
+            key: value.detach().clone() if isinstance(value, Tensor) else value
+            for key, value in group.items()
+            if key != "params"
+        }
+        found.update(dict.fromkeys(map(id, group["params"]), values))
+    return tuple([found.get(id(parameter)) for parameter in parameters])
 
 
 def write(
     optimizer: Optimizer, parameters: Tree, after: Tree, states: Sequence[State], groups: Sequence[Group | None]
 ) -> None:
     """Give the live parameters and the optimiser what an update has computed."""
-    with torch.no_grad():
-        torch._foreach_copy_(list(parameters), [leaf.detach() for leaf in after])
+    with torch.set_grad_enabled(False):  # faster to enter than no_grad
+        torch._foreach_copy_(list(parameters), list(after))
+    if not any(states) and not optimizer.state:
+        return
     for live, state, group in zip(parameters, states, groups, strict=True):
         if group is not None:
             # Copies: torch.optim may take over in place, and the graph still needs the values it has saved.

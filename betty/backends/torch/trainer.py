@@ -249,7 +249,7 @@ class Trainer:
 
     def note(self, outcome: Outcome) -> None:
         """Take in what a step has given, for the next row of metrics."""
-        # Metrics are all that is looked at later: the gradient would take as much room as the parameters.
+        # Metrics are all that is looked at later: the gradient would take as much room as the parameters, or more.
         self._latest[outcome.problem] = Outcome(outcome.problem, outcome.loss, outcome.metrics, ())
 
     def _begins(self, step: Step) -> bool:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.program import LiveProblem, Program
-from betty.backends.torch.tape import Edit, Reading, Segment, edits, holders, untouched, updated, write
+from betty.backends.torch.tape import Edits, Reading, Segment, edits, holders, updated, write
 from betty.backends.torch.trajectory.history import Micro
 from betty.backends.torch.trajectory.tangents import Tangents
 from betty.backends.torch.trajectory.tuning import show, tuned_groups, values_of
@@ -36,7 +36,7 @@ class Recorder:
         self._read = {name: _those_in(program[name], names) for name, names in self._into.items()}
         self._updates = {step.problem: update for step in plan if (update := _update_of(step))}
         self._leaves: dict[str, tuple[tuple[int, ...], Tree]] = {}
-        self._left: dict[str, tuple[Edit, ...]] = {}
+        self._left: dict[str, Edits] = {}
         # Tapes that begin anew before they are full. Elsewhere linked segments would outlive the tape that drops them.
         self._whole = {step.problem for step in plan if program[step.problem].starts_from or step.ahead}
         for step in plan:
@@ -123,8 +123,8 @@ class Recorder:
         optimizer, tape = _optimizer(problem), problem.tape
         if len(tape) == tape.maxlen:
             self._whole.discard(problem.name)
-        left = self._left.get(problem.name, ())
-        if not (tape and untouched(edits(problem.parameters, optimizer), left)):
+        left = self._left.get(problem.name)
+        if not tape or left is None or edits(problem.parameters, optimizer)[1] != left[1]:
             return Segment.open(problem.version, problem.parameters, optimizer)
         link = problem.name in self._whole and not problem.objective.reruns
         return Segment.following(problem.version, tape[-1], link=link)
@@ -144,8 +144,9 @@ class Recorder:
     def groups(self, problem: LiveProblem) -> tuple[Group | None, ...]:
         """Hyperparameters of each parameter for the update to come; the optimiser shows those that are tuned."""
         optimizer = _optimizer(problem)
-        tuners = tuple({one.problem: None for one in problem.tuned})
-        show(optimizer, values_of(problem.tuned, {name: detach(self.program.parameters(name)) for name in tuners}))
+        if problem.tuned:
+            tuners = tuple({one.problem: None for one in problem.tuned})
+            show(optimizer, values_of(problem.tuned, {name: detach(self.program.parameters(name)) for name in tuners}))
         return holders(optimizer, problem.parameters)
 
     def prepare(self, problem: LiveProblem, gradient: Tree, item: Update) -> tuple[Group | None, ...]:

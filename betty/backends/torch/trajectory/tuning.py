@@ -51,6 +51,8 @@ def tuned_groups(
     groups: Sequence[Group | None], tuned: Sequence[Tuned], readings: Mapping[str, Tree]
 ) -> tuple[Group | None, ...]:
     """Hyperparameters of each parameter, with the tuned ones as ``readings`` have them."""
+    if not tuned:
+        return tuple(groups)
     values = values_of(tuned, readings)
     return tuple(group if group is None else {**group, **values} for group in groups)
 

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from betty.backends.torch.updates import descent, matrices, moments, squares
 from betty.backends.torch.updates.clipping import clip
 from betty.backends.torch.updates.common import Group, Rule, State
+from betty.backends.torch.updates.descent import common_rate
 
 RULES: dict[type[Optimizer], Rule] = {**descent.RULES, **moments.RULES, **squares.RULES, **matrices.RULES}
 """The differentiable update of every optimiser that has one."""
@@ -29,4 +30,4 @@ def rule_for(optimizer: Optimizer) -> Rule | None:
     return RULES.get(type(optimizer))
 
 
-__all__ = ["RULES", "Group", "Rule", "State", "clip", "rule_for"]
+__all__ = ["RULES", "Group", "Rule", "State", "clip", "common_rate", "rule_for"]

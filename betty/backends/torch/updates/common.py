@@ -66,10 +66,10 @@ def exact(value: Tensor) -> Tensor:
 
 
 def descended(parameter: Tensor, rate: Hyper, direction: Tensor) -> Tensor:
-    """``parameter - rate * direction``; one kernel, and one node of the graph, where the rate is a number."""
+    """``parameter - rate * direction``; one kernel each for the update and its derivative, where the rate is a number."""
     if isinstance(rate, Tensor):
         return parameter - rate * direction
-    return torch.sub(parameter, direction, alpha=rate)
+    return torch.add(parameter, direction, alpha=-rate)
 
 
 def kept(state: State, key: str, like: Tensor) -> Tensor:

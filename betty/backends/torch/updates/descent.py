@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.optim import ASGD, SGD, Optimizer
 
@@ -32,6 +34,15 @@ def sgd(parameter: Tensor, gradient: Tensor, state: State, group: Group) -> tupl
     buffer = gradient if before is None else group["momentum"] * before + (1 - group["dampening"]) * gradient
     direction = gradient + group["momentum"] * buffer if group["nesterov"] else buffer
     return descended(parameter, group["lr"], direction), {"momentum_buffer": buffer}
+
+
+def common_rate(rule: Rule, groups: Sequence[Group | None]) -> float | None:
+    """The rate, where the update is descent at one rate for all parameters and nothing beside it."""
+    group = groups[0] if rule is sgd and groups else None
+    if group is None or any(other is not group for other in groups):
+        return None
+    plain = not (on(group["momentum"]) or on(group["weight_decay"]) or group["maximize"])
+    return group["lr"] if plain and not isinstance(group["lr"], Tensor) else None
 
 
 def asgd(parameter: Tensor, gradient: Tensor, state: State, group: Group) -> tuple[Tensor, State]:
