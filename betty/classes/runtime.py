@@ -209,7 +209,7 @@ class Runtime:
         return self.count(problem.name) % (problem.config.unroll_steps * problem.config.gradient_accumulation) == 0
 
     def _settle(self, problem: Problem) -> None:
-        """Go back and make the one real update, if every parent has answered the look-ahead."""
+        """Go back and make the one real update, if a parent has answered the look-ahead."""
         outcome = self.executor.settle(problem.name)
         if outcome is not None:
             self.noted(outcome)

@@ -201,8 +201,7 @@ def _kept_of(update: Update) -> Iterator[str]:
 
 
 def _answering(step: Step) -> str:
-    names = [_shown(name) for name in step.answered_by]
-    return f"{both(names)} {'have' if len(names) > 1 else 'has'} stepped"
+    return f"{' or '.join(_shown(name) for name in step.answered_by)} has stepped"
 
 
 def _keeps(item: Instruction) -> str:

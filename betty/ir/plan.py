@@ -96,7 +96,7 @@ class Step:
         level: Longest chain of lowers below the problem.
         after: Pairs of a lower and the micro-batches it takes before this problem's first step (its warm-up).
         ahead: Micro-batches of a look-ahead; 0 where updates are not taken back.
-        answered_by: Problems above, whose steps end the look-ahead.
+        answered_by: Problems above, a step of any of which ends the look-ahead.
         instructions: In order.
     """
 

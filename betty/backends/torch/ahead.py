@@ -40,8 +40,8 @@ class Ahead:
         )
 
     def answered(self, program: Program) -> bool:
-        """Whether every problem above has stepped since."""
-        return all(program[upper].count > count for upper, count in self.counts.items())
+        """Whether a problem above has stepped since."""
+        return any(program[upper].count > count for upper, count in self.counts.items())
 
     def put_back(self, problem: LiveProblem) -> None:
         """Let ``problem`` stand where it stood, bit for bit; what is kept of its last updates is dropped."""

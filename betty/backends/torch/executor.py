@@ -142,7 +142,7 @@ class Executor:
             problem.ahead = Ahead.taken(self.program, problem, step.answered_by)
 
     def settle(self, name: str) -> Outcome | None:
-        """Take a look-ahead back that all problems above have answered, and make one real update in its place.
+        """Take a look-ahead back that a problem above has answered, and make one real update in its place.
 
         The update is made on the micro-batches of the look-ahead's last update, with draws of its own; the schedule
         goes on with it. ``None`` where there is nothing to take back yet.

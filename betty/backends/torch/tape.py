@@ -134,8 +134,10 @@ def updated(
 ) -> tuple[Tree, tuple[State, ...]]:
     """Parameters and optimiser states after an update; as they were where ``groups`` has ``None``."""
     rate = common_rate(rule, groups)
-    if rate is not None:  # one call for all parameters
-        return tuple(torch._foreach_add(list(parameters), list(gradient), alpha=-rate)), tuple([{}] * len(parameters))
+    if rate is not None:
+        # Not torch._foreach_add, whose graph keeps the gradient.
+        pairs = zip(parameters, gradient, strict=True)
+        return tuple([torch.add(leaf, part, alpha=-rate) for leaf, part in pairs]), tuple([{}] * len(parameters))
     parts = zip(parameters, gradient, states, groups, strict=True)
     moved = [(leaf, state) if group is None else rule(leaf, part, state, group) for leaf, part, state, group in parts]
     return tuple([leaf for leaf, _ in moved]), tuple([state for _, state in moved])

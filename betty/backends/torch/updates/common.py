@@ -66,7 +66,7 @@ def exact(value: Tensor) -> Tensor:
 
 
 def descended(parameter: Tensor, rate: Hyper, direction: Tensor) -> Tensor:
-    """``parameter - rate * direction``; one kernel each for the update and its derivative, where the rate is a number."""
+    """``parameter - rate * direction``; where the rate is a number, one kernel, and one for its derivative."""
     if isinstance(rate, Tensor):
         return parameter - rate * direction
     return torch.add(parameter, direction, alpha=-rate)
