@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from betty import Config, Engine, EngineConfig, ImplicitProblem
+from betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
 from tests.classes.first_betty import hypergradient
 
 
@@ -160,3 +162,87 @@ def test_multitask_leaves_the_lower_where_the_last_perturbation_has_it(seed: int
     found = torch.cat([one.detach().flatten() for one in moved.problems[0].module.parameters()])
     start = torch.cat([one.detach().flatten() for one in lower.module.parameters()])
     torch.testing.assert_close(found, start - 0.1 * down / down.norm(), rtol=1e-6, atol=1e-8)
+
+
+class IterativeLower(Lower, IterativeProblem):
+    """The same problem, which answers through its own updates."""
+
+
+@pytest.mark.parametrize("given", ["darts", "forward_mode", {"name": "unrolled", "remat": True}])
+def test_an_iterative_problem_differentiates_its_updates(given: Any) -> None:
+    """Against central differences of the whole loop, in the upper's parameters."""
+    found = engine(3, (2, 3), "fp64", {})
+    lower, upper = found.problems
+    lower = IterativeLower(
+        "lower",
+        Config(type=given, precision="fp64", unroll_steps=4),
+        lower.module,
+        torch.optim.SGD(lower.module.parameters(), 0.05, momentum=0.9),
+        None,
+        lower.train_data_loader,
+    )
+    start = [copy.deepcopy(one.module.state_dict()) for one in (lower, upper)]
+    found = Engine(
+        problems=[lower, upper],
+        dependencies={"u2l": {upper: [lower]}, "l2u": {lower: [upper]}},
+        config=EngineConfig(strategy="cpu"),
+    )
+    (response,) = found.plan.step("upper").responses
+    assert response.method.trajectory and response.method.steps in (4, None)
+    shift, rate = upper.module.shift, upper.optimizer.param_groups[0]["lr"]
+    upper.set_optimizer(torch.optim.SGD([shift], rate))
+    found.run(4)
+    moved = (start[1]["shift"] - shift.detach()) / rate
+    batch_low, batch_up = lower.cur_batch, upper.cur_batch
+
+    def whole(value: float) -> float:
+        net = Net(2, 3).double()
+        net.load_state_dict(start[0])
+        optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
+        decay = start[1]["log"].exp(), torch.tensor([value], dtype=torch.float64)
+        for _ in range(4):
+            optimizer.zero_grad()
+            lower_loss(net, net, decay, batch_low).backward()
+            optimizer.step()
+        return upper_loss(net, decay, batch_up).item()
+
+    at, step = start[1]["shift"].item(), 1e-5
+    assert moved.item() == pytest.approx((whole(at + step) - whole(at - step)) / (2 * step), rel=1e-6)
+
+
+def test_reinforce_in_a_class_program() -> None:
+    """A lower that draws what it is rewarded for: the upper's reward moves its choice."""
+
+    class Chooser(ImplicitProblem):
+        def training_step(self, batch: Any) -> dict[str, Tensor]:
+            choice = torch.distributions.Categorical(logits=self.module.weight[:, 0] + self.taste())  # type: ignore[attr-defined]
+            drawn = choice.sample((64,))
+            chance = choice.log_prob(drawn)
+            reward = (drawn == 2).double()
+            return {"loss": -(chance * reward).mean(), "log_prob": chance.sum()}
+
+    class Taste(ImplicitProblem):
+        def forward(self) -> Tensor:
+            found: Tensor = self.module.weight[:, 0]
+            return found
+
+        def training_step(self, batch: Any) -> Tensor:
+            return -torch.softmax(self.chooser.module.weight[:, 0] + self(), dim=0)[1]  # type: ignore[attr-defined]
+
+    torch.manual_seed(0)
+    nets = [nn.Linear(1, 3, bias=False).double() for _ in range(2)]
+    chooser = Chooser(
+        "chooser", Config(type="reinforce", precision="fp64"), nets[0], torch.optim.SGD(nets[0].parameters(), 0.01)
+    )
+    taste = Taste("taste", Config(precision="fp64"), nets[1], torch.optim.SGD(nets[1].parameters(), 1.0))
+    for problem in (chooser, taste):
+        problem.set_train_data_loader([None])
+    found = Engine(
+        problems=[chooser, taste],
+        dependencies={"u2l": {taste: [chooser]}, "l2u": {chooser: [taste]}},
+        config=EngineConfig(strategy="cpu"),
+    )
+    before = taste.training_step(None).item()
+    assert "reinforce" in found.explain()
+    found.run(40)
+    assert taste.training_step(None).item() < before - 0.1
