@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from betty.backends.torch.plain import MODULES, NAMES
+
 HARMLESS_ROOTS = frozenset(
     {"torch", "betty", "__future__", "abc", "builtins", "collections", "dataclasses", "enum"}
 ) | {"functools", "itertools", "math", "operator", "typing", "weakref", "_thread"}
@@ -40,7 +42,8 @@ def may_draw(loss: Callable[..., Any], modules: Iterable[nn.Module]) -> bool:
 
 
 def may_switch(loss: Callable[..., Any], modules: Iterable[nn.Module]) -> bool:
-    """Whether a loss may compute something under ``torch.no_grad`` and the like; errs to ``True`` as :func:`may_draw`.
+    """Whether a loss may compute something under ``torch.no_grad`` and the like, or something that forward mode needs a
+    substitute for; errs to ``True`` as :func:`may_draw`.
 
     Modules of torch itself count as plain where they are layers (``torch.nn.modules``), and not where they are
     parametrizations and other machinery.
@@ -67,7 +70,7 @@ def may_attend(loss: Callable[..., Any], modules: Iterable[nn.Module]) -> bool:
 
 UNKNOWN = object()
 """Stands for something that cannot be looked into."""
-SWITCHES = frozenset({"no_grad", "enable_grad", "set_grad_enabled", "inference_mode"})
+SWITCHES = frozenset({"no_grad", "enable_grad", "set_grad_enabled", "inference_mode"}) | NAMES
 
 
 RERUNS = (
@@ -79,7 +82,7 @@ ATTENDS = ("attention", "attn", "multihead", "multi_head", "transformer", "sdpa"
 
 def _switches(item: Any) -> bool:
     if isinstance(item, nn.Module) and _harmless(type(item)):
-        return _machinery(item)
+        return _machinery(item) or type(item).__name__ in MODULES
     if isinstance(item, types.FunctionType):
         return any(not SWITCHES.isdisjoint(code.co_names) for code in _codes(item.__code__))
     kind = item if isinstance(item, type) else type(item)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
+from betty.backends.torch.plain import substitute
 from betty.backends.torch.tree import Tree
 
 
@@ -21,7 +22,8 @@ def dual_level(*, switches: bool = True) -> Iterator[None]:
     """A level within which tensors may carry tangents; what is computed under ``torch.no_grad`` carries none.
 
     Args:
-        switches: Whether that may occur at all; watching for it costs some microseconds an operation.
+        switches: Whether that may occur at all, or a loss that needs a substitute; watching for them costs some
+            microseconds an operation.
     """
     _load_formulas()
     with forward_ad.dual_level(), torch.enable_grad(), _Constant() if switches else nullcontext():
@@ -29,10 +31,14 @@ def dual_level(*, switches: bool = True) -> Iterator[None]:
 
 
 class _Constant(TorchFunctionMode):
-    """Let ``torch.no_grad`` make constants in forward mode as it does in reverse: torch itself carries tangents on."""
+    """Let ``torch.no_grad`` make constants in forward mode as it does in reverse: torch itself carries tangents on.
+
+    Losses whose gradients have no tangent in torch are computed by operations that have one.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
+        plain = substitute(func, args, kwargs or {})
+        found = func(*args, **(kwargs or {})) if plain is None else plain()
         if func is torch._C._set_grad_enabled:
             torch._C._set_fwd_grad_enabled(args[0])
         return found
