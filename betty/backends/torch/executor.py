@@ -33,7 +33,7 @@ from betty.backends.torch.scaling import gradient_of, move
 from betty.backends.torch.tape import Adjoint
 from betty.backends.torch.trajectory.recorder import Recorder
 from betty.backends.torch.trajectory.replay import player
-from betty.backends.torch.tree import Tree, add, assign, copy, detach, scale
+from betty.backends.torch.tree import Tree, add, assign, copy, detach, scale, zeros_like
 from betty.backends.torch.updates import clip
 from betty.ir.methods import Method
 from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step, Update
@@ -201,6 +201,7 @@ class Executor:
         for lower, tree in frame.moved.items():
             assign(self.program.parameters(lower), tree)
         assert frame.evaluation is not None
+        _fill(frame)
         metrics = {**frame.evaluation.metrics, **frame.metrics}
         return Outcome(name, frame.evaluation.loss.detach(), metrics, frame.gradient)
 
@@ -238,11 +239,14 @@ class Executor:
         parts = cast("Sequence[Tensor | None]", found)
         if not frame.dry:
             self._note_idle(problem, parts[: len(own)])
-        pairs = zip(inputs, parts, strict=True)
-        whole = tuple([torch.zeros_like(leaf) if part is None else part for leaf, part in pairs])
-        frame.gradient, start = whole[: len(own)], len(own)
+        start = len(own)
+        if item.adjoints and all(part is None for part in parts[:start]):
+            frame.gradient = ()  # the responses make the whole of it
+        else:
+            frame.gradient = _whole(own, parts[:start])
         for name, slot in item.adjoints:
-            start, tree = start + len(seeds[name]), detach(whole[start : start + len(seeds[name])])
+            tree = detach(_whole(seeds[name], parts[start : start + len(seeds[name])]))
+            start += len(tree)
             self._gain(frame, slot, name, self.program[name].version, tree)
 
     def _note_idle(self, problem: LiveProblem, gradient: Sequence[Tensor | None]) -> None:
@@ -318,11 +322,12 @@ class Executor:
         if slot:
             frame.adjoints.setdefault(slot, Adjoint()).gain(version, tree)
         else:
-            frame.gradient = add(frame.gradient, tree)
+            frame.gradient = add(frame.gradient, tree) if frame.gradient else tree
             frame.gains = add(frame.gains, tree) if frame.gains else tree
 
     def _update(self, frame: Frame, item: Update) -> None:
         problem = frame.problem
+        _fill(frame)
         if item.replay and frame.gains and problem.history.open is not None:
             problem.history.open.micros[-1].gains = detach(frame.gains)
         if item.tape:
@@ -368,6 +373,17 @@ class Executor:
             segment.gradient = gradient
         problem.accumulated = None
         return gradient
+
+
+def _whole(tree: Tree, parts: Sequence[Tensor | None]) -> Tree:
+    """``parts`` of a gradient by ``tree``, with zeros for those that are missing."""
+    pairs = zip(tree, parts, strict=True)
+    return tuple([torch.zeros_like(leaf) if part is None else part for leaf, part in pairs])
+
+
+def _fill(frame: Frame) -> None:
+    """A gradient of zeros, where neither the loss nor a response has given one."""
+    frame.gradient = frame.gradient or zeros_like(frame.problem.parameters)
 
 
 def _edited(problem: LiveProblem, gradient: Tree) -> Tree:

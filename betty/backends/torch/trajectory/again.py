@@ -45,10 +45,8 @@ def _block(problem: LiveProblem, records: Sequence[Record], first: int, into: Co
     parameters, states, buffers = start.parameters, start.states, start.buffers
     done: list[Segment] = []
     for index, record in enumerate(records):
-        if done and not problem.objective.reruns:
-            segment = Segment.following(record.version, done[-1], link=True)
-        else:
-            segment = Segment.at(record.version, parameters, states)  # nobody writes to values that are kept
+        # Not linked: swept one by one, they take less room. Nobody writes to values that are kept.
+        segment = Segment.at(record.version, parameters, states)
         segment.origin = record.origin
         buffers = _update(problem, record, segment, buffers, into, graph=index >= first)
         parameters = detach(segment.after)

@@ -84,7 +84,7 @@ class History:
     @property
     def stride(self) -> int:
         """Updates between two states kept."""
-        return math.isqrt(self.length - 1) + 1 if self.length else 0
+        return math.isqrt(self.length)  # a state takes less room than a graph
 
     def begin(self, problem: LiveProblem, origin: Reading | None) -> None:
         """Open the record of an update that is about to be made."""

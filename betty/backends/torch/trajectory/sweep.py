@@ -27,7 +27,7 @@ def sweep(
     *,
     retain: bool = True,
 ) -> Iterator[tuple[Reading, Tree]]:
-    """Pass ``adjoint`` back through ``segments`` (newest first); what each reading gains, newest first.
+    """Use up ``adjoint``: pass it back through ``segments`` (newest first); what each reading gains, newest first.
 
     Parameters and optimiser state at the start of the oldest segment count as constant, unless the parameters were
     copied from another problem's: that gains what arrives there. Linked segments are swept at once. ``holding`` lets
@@ -79,7 +79,7 @@ def _seeds(run: Sequence[Segment], cotangent: dict[Key, Tensor], adjoint: Adjoin
     arrived = {key: (output, cotangent[key]) for key, output in _outputs(run[0]).items() if key in cotangent}
     seeds = list(arrived.values())
     for segment in run:
-        tree = adjoint.by_version.get(segment.version + 1, ())
+        tree = adjoint.by_version.pop(segment.version + 1, ())  # its room is needed further on
         seeds += [(after, part) for after, part in zip(segment.after, tree, strict=False) if after.requires_grad]
     return seeds
 
