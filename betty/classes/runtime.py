@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from betty.backends.torch.executor import Executor, Outcome
+from betty.backends.torch.executor import Executor
+from betty.backends.torch.frame import Outcome
 from betty.backends.torch.processes import Processes
 from betty.backends.torch.program import Program
 from betty.backends.torch.stream import to_device

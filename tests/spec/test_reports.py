@@ -83,7 +83,8 @@ def test_overrides_come_last_and_are_named(tmp_path: Path) -> None:
         "  expected  at least 0\n\n"
         "SpecError: engine.sed: unknown field 'sed'\n"
         "  where     --set engine.sed=1\n"
-        "  expected  one of iterations, device, seed, precision, validate, early_stopping, log, checkpoint, strategy\n"
+        "  expected  one of iterations, device, seed, precision, validate, early_stopping, "
+        "roll_back, log, checkpoint, strategy\n"
         "  try       seed\n\n"
         "3 errors"
     )

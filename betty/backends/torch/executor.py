@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import cycle, islice
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from betty.backends.torch.adaptation import remember
 from betty.backends.torch.ahead import Ahead
+from betty.backends.torch.frame import Frame, Outcome, fill, whole
 from betty.backends.torch.methods import Occasion, Status
-from betty.backends.torch.objective import Evaluation, Sample
+from betty.backends.torch.moving import advance, descend, edited
+from betty.backends.torch.objective import Sample
 from betty.backends.torch.program import LiveProblem, Program, preserved
 from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.respond import (
@@ -29,54 +28,16 @@ from betty.backends.torch.respond import (
     multitask,
     standing,
 )
-from betty.backends.torch.scaling import gradient_of, move
+from betty.backends.torch.scaling import gradient_of
 from betty.backends.torch.tape import Adjoint
 from betty.backends.torch.trajectory.recorder import Recorder
 from betty.backends.torch.trajectory.replay import player
-from betty.backends.torch.tree import Tree, add, assign, copy, detach, scale, zeros_like
+from betty.backends.torch.tree import Tree, add, assign, detach, scale
 from betty.backends.torch.updates import clip
 from betty.ir.methods import Method
 from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step, Update
 
 log = logging.getLogger("betty")
-
-Metrics = dict[str, Tensor | float]
-
-
-@dataclass(eq=False)
-class Frame:
-    """What the instructions of one step pass on to one another."""
-
-    problem: LiveProblem
-    sample: Sample | None = None
-    evaluation: Evaluation | None = None
-    gradient: Tree = ()
-    gains: Tree = ()
-    """What responses have added to the gradient."""
-    adjoints: dict[str, Adjoint] = field(default_factory=dict)
-    metrics: Metrics = field(default_factory=dict)
-    given: Mapping[str, Any] = field(default_factory=dict)
-    """Batches by problem, to use instead of the stream's and of the kept ones."""
-    moved: dict[str, Tree] = field(default_factory=dict)
-    """Where lowers are to be left, by name."""
-    dry: bool = False
-    """Leave counters, kept samples, tapes and parameters as they are."""
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What one step gives: the loss and the metrics, still on the device, and the (hyper)gradient."""
-
-    problem: str
-    loss: Tensor
-    metrics: Mapping[str, Tensor | float]
-    found: Tree
-    """The gradient, with its graph where updates are kept."""
-
-    @property
-    def gradient(self) -> Tree:
-        return detach(self.found)
-
 
 Around = Callable[[Step, int, Callable[[], None]], None]
 """Runs one instruction; a profiler measures around it."""
@@ -201,7 +162,7 @@ class Executor:
         for lower, tree in frame.moved.items():
             assign(self.program.parameters(lower), tree)
         assert frame.evaluation is not None
-        _fill(frame)
+        fill(frame)
         metrics = {**frame.evaluation.metrics, **frame.metrics}
         return Outcome(name, frame.evaluation.loss.detach(), metrics, frame.gradient)
 
@@ -243,9 +204,9 @@ class Executor:
         if item.adjoints and all(part is None for part in parts[:start]):
             frame.gradient = ()  # the responses make the whole of it
         else:
-            frame.gradient = _whole(own, parts[:start])
+            frame.gradient = whole(own, parts[:start])
         for name, slot in item.adjoints:
-            tree = detach(_whole(seeds[name], parts[start : start + len(seeds[name])]))
+            tree = detach(whole(seeds[name], parts[start : start + len(seeds[name])]))
             start += len(tree)
             self._gain(frame, slot, name, self.program[name].version, tree)
 
@@ -327,7 +288,7 @@ class Executor:
 
     def _update(self, frame: Frame, item: Update) -> None:
         problem = frame.problem
-        _fill(frame)
+        fill(frame)
         if item.replay and frame.gains and problem.history.open is not None:
             problem.history.open.micros[-1].gains = detach(frame.gains)
         if item.tape:
@@ -340,12 +301,12 @@ class Executor:
             return
         self._apply(problem, item)
         problem.version += 1
-        _advance(problem, frame)
+        advance(problem, frame)
 
     def _apply(self, problem: LiveProblem, item: Update) -> None:
         gradient = self._averaged(problem, item)
         if problem.hooks is not None and problem.hooks.edits and not item.tape:
-            gradient = _edited(problem, gradient)
+            gradient = edited(problem, gradient)
         if item.remember:
             assert problem.optimizer is not None
             clipped = clip(detach(gradient), problem.gradient_clipping)
@@ -356,7 +317,7 @@ class Executor:
         if item.tape:
             self._recorder.close_segment(problem, groups)
         elif not (item.replay and self._recorder.move(problem, gradient, groups)):
-            _move(problem, gradient)
+            descend(problem, gradient)
         if problem.hooks is not None:
             problem.hooks.updated(problem.parameters)
         self._recorder.closed(problem, groups)
@@ -373,68 +334,6 @@ class Executor:
             segment.gradient = gradient
         problem.accumulated = None
         return gradient
-
-
-def _whole(tree: Tree, parts: Sequence[Tensor | None]) -> Tree:
-    """``parts`` of a gradient by ``tree``, with zeros for those that are missing."""
-    pairs = zip(tree, parts, strict=True)
-    return tuple([torch.zeros_like(leaf) if part is None else part for leaf, part in pairs])
-
-
-def _fill(frame: Frame) -> None:
-    """A gradient of zeros, where neither the loss nor a response has given one."""
-    frame.gradient = frame.gradient or zeros_like(frame.problem.parameters)
-
-
-def _edited(problem: LiveProblem, gradient: Tree) -> Tree:
-    """The gradient as the program has made of it; each part has room of its own, to be written to in place."""
-    assert problem.hooks is not None
-    with _showing(problem, copy(gradient)):
-        problem.hooks.gradient(problem.parameters)
-        return tuple(
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()
-            for parameter in problem.parameters
-        )
-
-
-def _move(problem: LiveProblem, gradient: Tree) -> None:
-    """Let the optimiser, or what the program has in its place, apply a gradient."""
-    clipped = detach(clip(gradient, problem.gradient_clipping))
-    replaced = problem.hooks is not None and problem.hooks.replaces
-    # What writes to a gradient in place needs it apart from others: autograd gives views, and one tensor twice.
-    with _showing(problem, copy(clipped) if replaced else clipped):
-        if replaced:
-            assert problem.hooks is not None
-            problem.hooks.update()
-        else:
-            assert problem.optimizer is not None
-            move(problem.optimizer, problem.scaler)
-
-
-@contextmanager
-def _showing(problem: LiveProblem, gradient: Tree) -> Iterator[None]:
-    """Let the parameters hold a gradient in ``.grad``; they hold none afterwards."""
-    try:
-        for index, (parameter, part) in enumerate(zip(problem.parameters, gradient, strict=True)):
-            parameter.grad = None if index in problem.idle else part
-        yield
-    finally:
-        for parameter in problem.parameters:
-            parameter.grad = None
-
-
-def _advance(problem: LiveProblem, frame: Frame) -> None:
-    """Step the scheduler, after an update that is not to be taken back."""
-    scheduler = problem.scheduler
-    if scheduler is None or problem.ahead is not None:
-        return
-    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        assert frame.evaluation is not None
-        scheduler.step(float(frame.evaluation.loss.detach()))
-    else:
-        # The scheduler warns unless it has seen the optimiser step; a differentiable update has stepped for it.
-        problem.optimizer._opt_called = True  # type: ignore[union-attr]
-        scheduler.step()
 
 
 def _every(step: Step) -> int:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from betty.backends.torch.errors import RunError
-from betty.backends.torch.executor import Executor, Outcome
+from betty.backends.torch.executor import Executor
+from betty.backends.torch.frame import Outcome
 from betty.backends.torch.objective import View
 from betty.backends.torch.program import Program, preserved
 from betty.backends.torch.random import RandomState, replaying

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 
 from betty.backends.torch.check.replica import Feed, Groups, hyperparameters, replica, set_hyperparameters
-from betty.backends.torch.executor import Around, Executor, Outcome
+from betty.backends.torch.executor import Around, Executor
+from betty.backends.torch.frame import Outcome
 from betty.backends.torch.program import Program
 from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.trainer import Trainer
