@@ -33,6 +33,7 @@ class BatchStream(Stream):
         self._owner, self._effects = problem, effects
         self.own = type(problem).get_batch is not Problem.get_batch
         """Whether the program defines ``get_batch`` itself."""
+        self._forked = False
 
     def next(self) -> Any:
         batch = self._peeked.pop() if self._peeked else self._get()
@@ -58,7 +59,9 @@ class BatchStream(Stream):
             given = twin.train_data_loader if isinstance(twin.train_data_loader, tuple) else (twin.train_data_loader,)
             loaders = tuple(_apart(self.problem, loader) for loader in given)
             twin.__dict__["_loaders"] = Loaders(self.problem, loaders, lambda: None)
-        return BatchStream(twin, self._device, self._dtype, self._effects)
+        stream = BatchStream(twin, self._device, self._dtype, self._effects)
+        stream._forked = True
+        return stream
 
     @property
     def _uses_up(self) -> bool:
@@ -67,7 +70,18 @@ class BatchStream(Stream):
         return self._owner.train_data_loader is not None or calls_next
 
     def _get(self) -> Any:
-        return to_device(self._owner.get_batch(), self._device, self._dtype)
+        return to_device(self._asked() if self._forked else self._owner.get_batch(), self._device, self._dtype)
+
+    def _asked(self) -> Any:
+        """What ``get_batch`` gives to a copy of the program, which no ``train_step`` or environment leads."""
+        try:
+            return self._owner.get_batch()
+        except Exception as error:
+            raise RunError(
+                f"get_batch of {self.problem!r} raises {type(error).__name__}: {error}\n"
+                "  A check trains a copy of the program in the order of the plan, with data as the engine's last\n"
+                "  step left it; where train_step or an environment provides the data, run the engine first."
+            ) from error
 
 
 def _apart(problem: str, loader: Any) -> Any:
