@@ -170,6 +170,8 @@ class EngineConfig(Checked):
         log_every: Addition: iterations between two rows of metrics.
         checkpoint_every: Addition: iterations between two checkpoints; ``0`` for none.
         checkpoint_keep: Addition: latest checkpoints that are kept.
+        memory: Addition: bytes that the program may take on its device, for methods that ``"auto"`` chooses; ``0`` for
+            no limit.
         timeout: Addition: seconds that a process waits for the others, in a slow validation for instance.
 
     Raises:
@@ -190,4 +192,5 @@ class EngineConfig(Checked):
     log_every: int = whole(10, least=1)
     checkpoint_every: int = whole(0, least=0)
     checkpoint_keep: int = whole(3, least=1)
+    memory: int = whole(0, least=0)
     timeout: float = number(1800.0, above=0.0)

@@ -25,7 +25,7 @@ from betty.configs import EngineConfig
 from betty.ir.applicable import diagnose_methods
 from betty.ir.compile import Compiled, compile_graph
 from betty.ir.diagnostics import Diagnostic, GraphError
-from betty.ir.graph import Edge, Graph, Settings
+from betty.ir.graph import SINGLE, Edge, Graph, Settings
 from betty.ir.graph import Problem as Node
 from betty.ir.passes.check import diagnose
 from betty.ir.records import Facts
@@ -68,6 +68,8 @@ class Assembler:
             iterations=max(1, self.config.train_iters),
             device=str(self.device),
             roll_back=self.config.roll_back,
+            strategy=SINGLE if self.processes is None else "distributed",
+            memory=self.config.memory or None,
         )
         nodes = tuple(_node(problem) for problem in self.problems.values())
         graph = Graph(self.config.name, nodes, self.dependencies.edges(self.problems), settings)

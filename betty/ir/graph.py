@@ -16,6 +16,9 @@ import networkx as nx
 from betty.ir.methods import Method
 from betty.ir.records import Facts, Flow
 
+SINGLE = "single"
+"""The strategy of a program that one process trains."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -86,6 +89,10 @@ class Settings:
     seed: int = 0
     roll_back: bool = False
     """Whether updates that lead up to a step of a problem above are taken back after it."""
+    strategy: str = SINGLE
+    """How the work is spread: over a single process, or over several and how."""
+    memory: int | None = None
+    """Bytes that the program may take; ``auto`` chooses methods that fit."""
 
 
 @dataclass(frozen=True, eq=True)

@@ -38,7 +38,7 @@ Table = Mapping[str, Kind]
 
 # Fields in the order in which they are written; what identifies a record stands before them, without a key.
 SETTINGS: Table = {"iterations": WHOLE, "device": TEXT, "precision": TEXT, "seed": WHOLE}
-CHOICES: Table = {"roll_back": FLAG}
+CHOICES: Table = {"roll_back": FLAG, "strategy": TEXT, "memory": WHOLE}
 """Settings that are written only where they are chosen."""
 PROBLEM: Table = {
     "loss": TEXT,

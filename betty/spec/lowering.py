@@ -95,4 +95,6 @@ def _settings(engine: EngineSpec) -> Settings:
         precision=engine.precision,
         seed=engine.seed,
         roll_back=engine.roll_back,
+        strategy=engine.strategy,
+        memory=engine.memory,
     )

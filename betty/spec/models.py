@@ -14,6 +14,7 @@ from betty.spec.fields import Name, OpenTarget, SpecModel, Target
 from betty.spec.issues import Issue, one_of, refuse, shown
 from betty.spec.method import method_issues, to_method
 from betty.spec.readings import StartSpec, TunedSpec, tuned_issues, tuned_of
+from betty.spec.sizes import Bytes
 
 Precision = Literal["fp32", "bf16", "fp64"]
 INITS = ("zeros", "ones", "normal", "uniform")
@@ -227,6 +228,10 @@ class EngineSpec(SpecModel):
         default=False,
         description="Whether the updates that lead up to a step of a problem above are a look-ahead: taken back after "
         "that step, and followed by one real update.",
+    )
+    memory: Bytes = Field(
+        default=None,
+        description="Memory that the program may take on its device, such as `4 GiB`; `auto` chooses methods that fit.",
     )
     log: LogSpec = Field(default_factory=LogSpec, description="What is written down during a run.")
     checkpoint: CheckpointSpec | None = Field(default=None, description="When the state is saved; empty for never.")

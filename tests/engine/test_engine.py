@@ -278,3 +278,13 @@ class _Same:
 
 def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("memory", "method"), [("1 GiB", "unrolled(steps=10)"), ("12 KB", "identity + finite_difference")]
+)
+def test_auto_obeys_the_memory_budget(spec: Path, memory: str, method: str) -> None:
+    asked = ["edges.0.method=auto", "problems.classifier.unroll=10", f"engine.memory={memory}"]
+    engine = Engine(spec, overrides=asked)
+    assert method in engine.explain()
+    engine.run(10)

@@ -62,7 +62,16 @@ def problems(name: str) -> st.SearchStrategy[Problem]:
     )
 
 
-settings_of_graphs = st.builds(Settings, iterations=whole, device=texts, precision=texts, seed=whole)
+settings_of_graphs = st.builds(
+    Settings,
+    iterations=whole,
+    device=texts,
+    precision=texts,
+    seed=whole,
+    roll_back=st.booleans(),
+    strategy=texts,
+    memory=st.none() | whole,
+)
 
 
 @st.composite

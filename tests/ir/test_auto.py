@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from betty.ir.applicable import diagnose_methods, misfit
-from betty.ir.graph import Edge, Graph, Problem
+from betty.ir.graph import Edge, Graph, Problem, Settings
 from betty.ir.methods import PRESETS, preset
 from betty.ir.passes.methods import (
     DIFFERENTIABLE_OPTIMIZERS,
@@ -16,6 +16,7 @@ from betty.ir.passes.methods import (
     SHORT_UNROLL,
     SMALL_LOWER,
     UNROLL_BYTES,
+    Case,
     ChooseMethods,
 )
 from betty.ir.records import Facts
@@ -27,8 +28,7 @@ ONCE: dict[str, Any] = {"twice": False, "forward": False}
 UNTRACED = "its loss could not be traced, and first derivatives do in any case"
 EXACT = "; exact products for about one step"
 SGD_LARGE = "identity + forward: lower of 20,001 parameters" + EXACT
-FIT = (UNROLL_BYTES // 4 - LARGE.parameter_bytes) // 2
-"""Activations of a micro-batch, of which four updates of two just fit."""
+FIT = UNROLL_BYTES // 17 - LARGE.parameter_bytes
 
 
 def lower(facts: Facts | None, optimizer: str = "SGD", unroll: int = 1, accumulation: int = 1) -> Problem:
@@ -121,8 +121,12 @@ CASES: dict[str, tuple[Problem, str, str]] = {
 }
 
 
-def chosen(problem: Problem, edge: Edge) -> Edge:
-    return ChooseMethods().apply(Graph("g", (problem, Problem(name="top")), (edge,))).edges[0]
+def program(problem: Problem, edge: Edge, **settings: Any) -> Graph:
+    return Graph("g", (problem, Problem(name="top")), (edge,), Settings(**settings))
+
+
+def chosen(problem: Problem, edge: Edge, **settings: Any) -> Edge:
+    return ChooseMethods().apply(program(problem, edge, **settings)).edges[0]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -134,8 +138,52 @@ def test_rules(case: str) -> None:
 
 
 def test_every_rule_decides_a_case() -> None:
-    deciding = {next(i for i, rule in enumerate(RULES) if rule.holds(problem)) for problem, _, _ in CASES.values()}
+    cases = [Case(program(problem, Edge(upper="top", lower="low")), problem) for problem, _, _ in CASES.values()]
+    deciding = {next(i for i, rule in enumerate(RULES) if rule.holds(case)) for case in cases}
     assert deciding == set(range(len(RULES)))
+
+
+UP_LOW = Edge(upper="top", lower="low")
+ACTIVE = replace(LARGE, saved_bytes=10**6)
+"""Two times 80 KB of parameters and gradients, 1 MB of activations."""
+
+
+@pytest.mark.parametrize(
+    ("memory", "method"),
+    [
+        (None, "unrolled"),
+        (10**8, "unrolled"),
+        (11 * 10**6, "unrolled(remat=true)"),
+        (5 * 10**6, "identity + forward"),
+        (2 * 10**6, "identity + finite_difference"),
+    ],
+)
+def test_the_memory_budget_is_obeyed(memory: int | None, method: str) -> None:
+    edge = chosen(lower(ACTIVE, unroll=8), UP_LOW, memory=memory)
+    assert edge.method is not None and edge.method.brief() == method
+    assert "nothing fits" not in edge.reason
+
+
+def test_a_budget_that_nothing_fits_in_is_named() -> None:
+    edge = chosen(lower(ACTIVE, unroll=8), UP_LOW, memory=10**6)
+    assert edge.method == preset("finite_difference")
+    assert edge.reason.endswith("; nothing fits in the 840 KB that the memory budget leaves")
+
+
+def test_other_problems_take_of_the_budget() -> None:
+    large = Problem(name="top", facts=Facts(parameters=10**6, parameter_bytes=4 * 10**6, state_bytes=8 * 10**6))
+    for memory, name in ((10**8, "unrolled"), (27 * 10**6, "unrolled(remat=true)")):
+        graph = Graph("g", (lower(ACTIVE, unroll=8), large), (UP_LOW,), Settings(memory=memory))
+        method = ChooseMethods().apply(graph).edges[0].method
+        assert method is not None and method.brief() == name
+
+
+def test_several_processes_do_not_solve() -> None:
+    many = lower(SMALL, unroll=SHORT_UNROLL + 1)
+    for strategy, name in (("single", "cg + reverse"), ("distributed", "identity + forward")):
+        method = chosen(many, UP_LOW, strategy=strategy).method
+        assert method is not None and method.brief() == name
+    assert chosen(lower(LARGE, unroll=3), UP_LOW, strategy="distributed").method == preset("unrolled")
 
 
 @pytest.mark.parametrize("optimizer", DIFFERENTIABLE_OPTIMIZERS)

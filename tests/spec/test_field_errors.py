@@ -34,8 +34,24 @@ SpecError: edgs: unknown field 'edgs'
         """\
 SpecError: engine.iteration: unknown field 'iteration'
   where     spec.yaml:18:3
-  expected  one of iterations, device, seed, precision, validate, early_stopping, roll_back, log, checkpoint, strategy
+  expected  one of iterations, device, seed, precision, validate, early_stopping, roll_back, memory, log, checkpoint, strategy
   try       iterations
+""",
+    ),
+    "memory_without_a_known_unit": (
+        [("engine:\n", "engine:\n  memory: 4 gigs\n")],
+        """\
+SpecError: engine.memory: found '4 gigs' (text)
+  where     spec.yaml:18:11
+  expected  a number with a unit such as 512 MiB or 4 GB, or a whole number of bytes
+""",
+    ),
+    "no_memory": (
+        [("engine:\n", "engine:\n  memory: 0\n")],
+        """\
+SpecError: engine.memory: found 0 (a whole number)
+  where     spec.yaml:18:11
+  expected  a number with a unit such as 512 MiB or 4 GB, or a whole number of bytes
 """,
     ),
     "missing_name": (

@@ -28,6 +28,8 @@ RIGHT = {
     ),
     "parameters": edited(("module: program:Weigher", "parameters: {w: {shape: [], init: -4}, v: {init: normal}}")),
     "nothing where nothing is allowed": edited(("unroll: 2", "gradient_clipping: null")),
+    "memory": edited(("engine:", "engine:\n  memory: 1.5 GiB")),
+    "memory in bytes": edited(("engine:", "engine:\n  memory: 4000000")),
     "device": edited(("engine:", "engine:\n  device: cuda:1\n  precision: bf16\n  log: {every: 3}")),
 }
 # What a schema cannot say: two keys are one option, JSON has no infinity, and in JSON 100.0 is a whole number.

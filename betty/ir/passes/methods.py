@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
 
-from betty.ir.graph import Edge, Graph, Problem
+from betty.ir.graph import SINGLE, Edge, Graph, Problem
 from betty.ir.methods import INVERSES, PRODUCTS, Method, complete, preset
 from betty.ir.passes.base import Stage
+from betty.ir.passes.cost import Costs
+from betty.ir.quantities import bytes_text
 
 SMALL_LOWER = 20_000
 """Parameters up to which a solve by conjugate gradients costs little beside the lower's own steps."""
@@ -16,7 +18,7 @@ SHORT_UNROLL = 20
 """Updates up to which the lower's trajectory is kept and differentiated. Beyond them the lower is taken to come near
 its solution, where a linear solve means something; before, its Hessian may be indefinite."""
 UNROLL_BYTES = 2**30
-"""Saved activations and parameters that the updates of a trajectory may take."""
+"""What the graphs of a trajectory's updates may take, where the program sets no memory budget."""
 DIFFERENTIABLE_OPTIMIZERS = (
     *("SGD", "ASGD"),
     *("Adam", "AdamW", "NAdam", "RAdam", "Adamax"),
@@ -27,6 +29,38 @@ DIFFERENTIABLE_OPTIMIZERS = (
 
 
 ADAPTIVE_OPTIMIZERS = tuple(name for name in DIFFERENTIABLE_OPTIMIZERS if name not in ("SGD", "ASGD"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a rule judges: a lower, and the program that it is part of."""
+
+    graph: Graph
+    lower: Problem
+
+    @property
+    def together(self) -> bool:
+        """Whether several processes train the program."""
+        return self.graph.settings.strategy != SINGLE
+
+    @property
+    def room(self) -> int | None:
+        """Bytes of the budget that parameters, gradients and optimiser states leave; ``None`` without a budget."""
+        budget = self.graph.settings.memory
+        if budget is None:
+            return None
+        known = [problem.facts for problem in self.graph.problems if problem.facts is not None]
+        return max(0, budget - sum(2 * facts.parameter_bytes + facts.state_bytes for facts in known))
+
+    def fits(self, method: Method) -> bool:
+        """Whether what a response is expected to hold is within the budget; so it is where neither is known."""
+        estimate = Costs(self.graph).respond(self.lower.name, method)
+        return self.room is None or estimate is None or estimate.bytes <= self.room
+
+    def keeps(self, updates: int) -> bool:
+        """Whether the graphs of so many updates fit."""
+        estimate = Costs(self.graph).differentiate(self.lower.name, tape=updates)
+        return estimate is not None and estimate.bytes <= (UNROLL_BYTES if self.room is None else self.room)
 
 
 @dataclass(frozen=True)
@@ -42,14 +76,8 @@ class Rule:
 
     when: str
     method: Method
-    holds: Callable[[Problem], bool]
+    holds: Callable[[Case], bool]
     reason: Callable[[Problem], str]
-
-
-def _saved(lower: Problem) -> int:
-    """Bytes that one differentiable update keeps."""
-    facts = lower.facts
-    return (facts.saved_bytes * lower.accumulation + facts.parameter_bytes) if facts and not facts.note else 2**62
 
 
 def _short(lower: Problem) -> bool:
@@ -87,25 +115,24 @@ def _sized(lower: Problem) -> str:
 RULES: tuple[Rule, ...] = (
     Rule(
         f"2 to {SHORT_UNROLL} updates go with one step of the upper, its optimiser's update can be differentiated, and "
-        f"the graphs of all of them fit in {UNROLL_BYTES >> 30} GiB",
+        f"the graphs of all of them fit in the memory budget, or in {UNROLL_BYTES >> 30} GiB where none is set",
         preset("unrolled"),
-        lambda lower: _short(lower) and lower.unroll * _saved(lower) <= UNROLL_BYTES,
+        lambda case: _short(case.lower) and case.keeps(case.lower.unroll),
         lambda lower: f"{lower.unroll} {lower.optimizer} updates are few enough to differentiate",
     ),
     Rule(
-        f"the same, and the graphs of a block of √n updates fit in {UNROLL_BYTES >> 30} GiB",
+        "the same, and the graphs of a block of √n updates fit",
         preset("unrolled", {"remat": True}),
-        lambda lower: _short(lower) and ceil(lower.unroll**0.5) * _saved(lower) <= UNROLL_BYTES,
+        lambda case: _short(case.lower) and case.keeps(ceil(case.lower.unroll**0.5)),
         lambda lower: f"{lower.unroll} {lower.optimizer} updates, computed again a block at a time",
     ),
     Rule(
         f"more than {SHORT_UNROLL} updates go with one step of the upper, it has at most {SMALL_LOWER:,} parameters, "
-        "and its loss can be differentiated twice",
+        "its loss can be differentiated twice, and one process trains the program (of several, each would solve with "
+        "its own part of the data, or wait for the others at every product)",
         preset("cg"),
-        lambda lower: (
-            lower.unroll > SHORT_UNROLL
-            and _twice(lower)
-            and bool(lower.facts and lower.facts.parameters <= SMALL_LOWER)
+        lambda case: (
+            case.lower.unroll > SHORT_UNROLL and not case.together and _small(case.lower) and _twice(case.lower)
         ),
         lambda lower: (
             f"{lower.unroll} updates bring the lower near its solution, "
@@ -115,25 +142,25 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "its optimiser is adaptive (Adam and its relatives, RMSprop, Adagrad, ...), and forward mode works on its loss",
         _pair("sama", "forward"),
-        lambda lower: _adaptive(lower) and _forward(lower),
+        lambda case: _adaptive(case.lower) and _forward(case.lower),
         lambda lower: f"{_sized(lower)}, adapted to {lower.optimizer}; exact products for about one step",
     ),
     Rule(
         "its optimiser is adaptive",
         preset("sama"),
-        _adaptive,
+        lambda case: _adaptive(case.lower),
         lambda lower: f"{_sized(lower)}, adapted to {lower.optimizer}; {_no_forward(lower)}",
     ),
     Rule(
         "forward mode works on its loss",
         _pair("identity", "forward"),
-        _forward,
+        lambda case: _forward(case.lower),
         lambda lower: f"{_sized(lower)}; exact products for about one step",
     ),
     Rule(
         "any other",
         preset("finite_difference"),
-        lambda lower: True,
+        lambda case: True,
         lambda lower: f"{_sized(lower)}; {_no_forward(lower)}",
     ),
 )
@@ -147,12 +174,19 @@ def _no_forward(lower: Problem) -> str:
     return "its loss cannot be differentiated " + ("in forward mode" if _twice(lower) else "twice")
 
 
-def choose(lower: Problem) -> tuple[Method, str]:
-    """The method of the first rule that holds for ``lower``, and the reason with the runner-up."""
-    holding = [rule for rule in RULES if rule.holds(lower)]
-    first = holding[0]
-    second = next((rule for rule in holding[1:] if rule.method != first.method), None)
+def choose(graph: Graph, lower: Problem) -> tuple[Method, str]:
+    """The method of the first rule that holds for ``lower`` and fits, and the reason with the runner-up.
+
+    Where nothing fits in the memory budget, the method that holds least is chosen, and the reason says so.
+    """
+    case = Case(graph, lower)
+    holding = [rule for rule in RULES if rule.holds(case)]
+    fitting = [rule for rule in holding if case.fits(rule.method)]
+    first, *others = fitting or holding[-1:]
+    second = next((rule for rule in others if rule.method != first.method), None)
     reason = first.reason(lower)
+    if not fitting and case.room is not None:
+        reason += f"; nothing fits in the {bytes_text(case.room)} that the memory budget leaves"
     if second is not None:
         reason += f"; runner-up {second.method.brief()}: {second.reason(lower)}"
     return first.method, reason
@@ -174,7 +208,7 @@ class ChooseMethods:
             if edge.upper in lower.update_reads:
                 reason = f"the updates of {edge.lower} read {edge.upper}, which its loss alone does not show"
                 return replace(edge, method=preset("unrolled"), reason=reason)
-            method, reason = choose(lower)
+            method, reason = choose(graph, lower)
             return replace(edge, method=method, reason=reason)
 
         return graph.map(edge=resolved)
