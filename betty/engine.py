@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import html
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
+from betty.backends.torch import checkpoint
 from betty.backends.torch.check import Request, Truth, check_program
 from betty.backends.torch.check.recommend import TOLERANCE
 from betty.backends.torch.check.run import MOST_STEPS
-from betty.backends.torch.checkpoint import restore
 from betty.backends.torch.executor import Executor
-from betty.backends.torch.profiler import Profiler
 from betty.backends.torch.program import Program
 from betty.backends.torch.random import replaying
 from betty.backends.torch.trainer import Observer, Trainer
@@ -27,17 +25,18 @@ from betty.configs import EngineConfig
 from betty.front import Front
 from betty.ir.compile import Compiled
 from betty.ir.diagnostics import BettyError, listing, nearest
-from betty.ir.explain import Measured, explain
+from betty.ir.explain import explain
 from betty.ir.graph import Graph
 from betty.ir.methods import Method
 from betty.ir.plan import Plan
 from betty.logging import logger
-from betty.observers.checkpoints import Checkpoints
-from betty.observers.records import JsonLines, Memory, TensorBoard
+from betty.observers.checkpoints import save
 from betty.problems.problem import Problem
 from betty.render import Rendered, render, svg
 from betty.result import Result
+from betty.resuming import go_back, latest_run
 from betty.runfolder import RunFolder, new_folder
+from betty.runs import Run
 from betty.spec.load import Source
 from betty.spec.models import Spec
 from betty.specified import SpecFront
@@ -105,11 +104,15 @@ class Engine(ClassMembers):
             iterate=self._front.iterate,
             shared=running.random is None,
         )
+        if running.checkpoint_every:
+            self._trainer.executor.recorder.record()
         if isinstance(self._front, ClassFront):
             self._front.runtime.noted = self._trainer.note
             self._front.runtime.rebuilt = self._rebuilt
 
     def _rebuilt(self, executor: Executor) -> None:
+        if self._trainer.executor.recorder.recording:
+            executor.recorder.record()
         self._trainer.executor = executor
 
     @property
@@ -249,15 +252,27 @@ class Engine(ClassMembers):
         )
         return Report(check_program(self.graph, self._program, asked))
 
-    def restore(self, path: str | Path) -> None:
-        """Go back to a saved checkpoint of this program: parameters, optimisers, schedulers, counters, random states.
+    def save(self, path: str | Path) -> None:
+        """Write the whole state into a file, whole or not at all, from which :meth:`restore` goes on bit for bit.
 
-        The position in the data is not part of it: streams begin a new epoch.
+        What ``unrolled`` looks back on is part of it where ``engine.checkpoint`` (``checkpoint_every``) is set, by
+        which updates are recorded as they are made.
 
         Raises:
-            RunError: The file cannot be read, or belongs to another program.
+            RunError: The file cannot be written, or a part of the program cannot.
         """
-        restore(self._trainer, Path(path))
+        save(self._trainer, Path(path))
+
+    def restore(self, path: str | Path) -> None:
+        """Go back to a saved state of this program and go on from it as the run that was saved would have.
+
+        Parameters, buffers, optimisers, schedulers, counters, warm starts, what responses look back on, random states
+        and the position in the data are as they were.
+
+        Raises:
+            RunError: The file cannot be read, is damaged, or belongs to another program.
+        """
+        checkpoint.restore(self._trainer, Path(path))
 
     def run(
         self,
@@ -280,47 +295,51 @@ class Engine(ClassMembers):
         Raises:
             RunError: The run cannot go on, or its folder cannot be written.
         """
-        running = self._front.running
-        written = (out is not None or write) and self.is_rank_zero()
-        folder = new_folder(out, running.name) if written else None
-        memory, profiler = Memory(), Profiler(self._program.device) if profile else None
-        self._front.executor.around = profiler
-        self._trainer.observers = [memory, *self._writers(folder), *observers]
-        start = time.perf_counter()
+        name = self._front.running.name
+        folder = new_folder(out, name) if (out is not None or write) and self.is_rank_zero() else None
+        run = Run(front=self._front, trainer=self._trainer, folder=folder, observers=observers, profile=profile)
+        return run.go(self.train_iters if iterations is None else iterations, self._begin)
+
+    def resume(
+        self,
+        folder: str | Path | None = None,
+        *,
+        anyway: bool = False,
+        profile: bool = False,
+        observers: Sequence[Observer] = (),
+    ) -> Result:
+        """Go on with a run that was interrupted, from its newest checkpoint to its end, in the same folder.
+
+        On a CPU, weights and metrics are bit for bit those of a run that was never interrupted. A damaged checkpoint
+        is put aside and the one before it is used. Nothing that changes a step may differ from the spec that the run
+        was begun with; iterations, validation, early stopping, logs and checkpoints may.
+
+        Args:
+            folder: Of the run; by default the one below ``runs`` that was written to last.
+            anyway: Go on although the program has changed, with whatever of the state fits.
+            profile: Measure time and memory of every instruction; slower.
+            observers: Told of every iteration and record.
+
+        Raises:
+            RunError: There is no such run or no checkpoint, or the program has changed; the fields are named.
+        """
+        path = latest_run(Path("runs"), self._front.running.name) if folder is None else Path(folder)
+        self._trainer.executor.recorder.record()
+        found = RunFolder(path)
+        history = go_back(self._trainer, found, self.to_spec(), anyway=anyway)
+        run = Run(
+            front=self._front,
+            trainer=self._trainer,
+            folder=found if self.is_rank_zero() else None,
+            observers=observers,
+            profile=profile,
+            history=history,
+        )
+        return run.go(max(0, self.train_iters - self.iteration), self._begin)
+
+    def _begin(self) -> None:
         if isinstance(self._front, ClassFront):
             self.train()
-        reason = self._trainer.run(self.train_iters if iterations is None else iterations)
-        seconds = time.perf_counter() - start
-        if folder is not None:
-            folder.write_weights({name: module.state_dict() for name, module in self.modules.items()})
-        return Result(
-            metrics=memory.history.last(),
-            history=memory.history,
-            iterations=self.iteration,
-            reason=reason,
-            seconds=seconds,
-            folder=folder.path if folder else None,
-            profile=self._measured(profiler) if profiler else "",
-        )
-
-    def _writers(self, folder: RunFolder | None) -> list[Observer]:
-        if folder is None:
-            return []
-        folder.write_plan(self.explain() + "\n")
-        folder.write_spec(self.to_spec())
-        running, found = self._front.running, cast("list[Observer]", [JsonLines(folder.metrics)])
-        if running.tensorboard:
-            found.append(TensorBoard(folder.path))
-        if running.checkpoint_every:
-            found.append(Checkpoints(self._trainer, folder.path, running.checkpoint_every, running.checkpoint_keep))
-        return found
-
-    def _measured(self, profiler: Profiler) -> str:
-        measured = {
-            key: Measured(seconds=reading.seconds, bytes=reading.bytes, calls=reading.calls)
-            for key, reading in profiler.readings.items()
-        }
-        return explain(self.plan, self.graph, measured)
 
     def __repr__(self) -> str:
         return self.explain()

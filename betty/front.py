@@ -26,6 +26,7 @@ class Running:
         tensorboard: Whether event files are written into the run's folder.
         checkpoint_every: Iterations between two checkpoints; 0 for none.
         checkpoint_keep: Latest checkpoints that are kept.
+        checkpoint_best: What makes a checkpoint better than others, if the best is kept too.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Running:
     tensorboard: bool = False
     checkpoint_every: int = 0
     checkpoint_keep: int = 3
+    checkpoint_best: EarlyStopping | None = None
 
 
 class Front(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 from betty.backends.torch.errors import RunError
 
 METRICS, PLAN, SPEC, WEIGHTS = "metrics.jsonl", "plan.txt", "spec.yaml", "weights.pt"
+CHECKPOINTS, COMMAND = "checkpoints", "command.json"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,32 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / METRICS
+
+    @property
+    def spec(self) -> Path:
+        return self.path / SPEC
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / CHECKPOINTS
+
+    def write_command(self, command: Mapping[str, Any]) -> None:
+        """How the run was begun: the file of its spec, overrides and trusted packages."""
+        self._write(COMMAND, lambda path: path.write_text(json.dumps(command, indent=1) + "\n", encoding="utf-8"))
+
+    def command(self) -> dict[str, Any]:
+        """How the run was begun.
+
+        Raises:
+            RunError: That was not written down, as for a run from Python.
+        """
+        try:
+            found: dict[str, Any] = json.loads((self.path / COMMAND).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise RunError(
+                f"{self.path} does not say how it was begun: name its spec, betty run SPEC --resume {self.path}"
+            ) from None
+        return found
 
     def write_plan(self, text: str) -> None:
         self._write(PLAN, lambda path: path.write_text(text, encoding="utf-8"))

@@ -9,6 +9,7 @@ from functools import cached_property
 from betty.backends.torch.executor import Executor
 from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.trace import trace
+from betty.backends.torch.trainer import EarlyStopping
 from betty.build import build, build_validation, check_trajectories
 from betty.front import Running
 from betty.ir.applicable import diagnose_methods
@@ -47,6 +48,7 @@ class SpecFront:
     @cached_property
     def running(self) -> Running:
         engine = self.spec.engine
+        best = engine.checkpoint.best if engine.checkpoint else None
         return Running(
             name=self.spec.name,
             iterations=engine.iterations,
@@ -56,6 +58,11 @@ class SpecFront:
             tensorboard=engine.log.tensorboard,
             checkpoint_every=engine.checkpoint.every if engine.checkpoint else 0,
             checkpoint_keep=engine.checkpoint.keep if engine.checkpoint else 0,
+            checkpoint_best=(
+                EarlyStopping(metric=best.metric, mode=best.mode, who="checkpoint.best")
+                if best
+                else self.early_stopping
+            ),
         )
 
     def written(self) -> str:

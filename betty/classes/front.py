@@ -101,6 +101,7 @@ class ClassFront:
             tensorboard=False,
             checkpoint_every=config.checkpoint_every,
             checkpoint_keep=config.checkpoint_keep,
+            checkpoint_best=self.early_stopping,
         )
 
     @property

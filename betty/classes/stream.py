@@ -52,6 +52,25 @@ class BatchStream(Stream):
         with self._effects.undone():
             return self._get()
 
+    def state(self) -> Any:
+        """Where the problem's loaders stand; other sources of batches move on by themselves."""
+        loaders = self._owner.__dict__["_loaders"]
+        ahead = 0 if self.own else len(self._peeked)
+        return {
+            "loaders": loaders.state(ahead) if loaders is not None else (),
+            "peeked": list(self._peeked) if self.own else [],
+        }
+
+    def restore(self, state: Any) -> None:
+        self._peeked[:] = state["peeked"]
+        if self._owner.train_data_loader is not None and state["loaders"]:
+            loaders = self._owner._data
+            loaders.restore(state["loaders"])
+            given = [one.ahead for one in loaders.iterators if one is not None and one.ahead]
+            for batches in zip(*given, strict=True):
+                batch = batches if isinstance(self._owner.train_data_loader, tuple) else batches[0]
+                self._peeked.append(to_device(batch, self._device, self._dtype))
+
     def fork(self) -> Stream:
         twin = copy.copy(self._owner)
         twin.__dict__["_loaders"] = None

@@ -14,6 +14,9 @@ from betty.cli.run import run_command
 from betty.cli.schema import schema_command
 from betty.ir.diagnostics import BettyError
 
+BARE = {"--render": RENDER_DEFAULT, "--resume": ""}
+"""Options that may stand without a value, and what they mean then."""
+
 app = typer.Typer(
     name="betty",
     help="A compiler for gradient-based multilevel optimization in PyTorch.",
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake of the user ends with its report and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(args=spell_out_render(given), prog_name="betty")
+        app(args=spelled_out(given), prog_name="betty")
     except BettyError as error:
         print(error.to_text(), file=sys.stderr)
         sys.exit(2)
@@ -50,11 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(141)
 
 
-def spell_out_render(arguments: Sequence[str]) -> list[str]:
-    """``--render`` may stand without a file; spelled out, its default is an ordinary value."""
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """``--render`` and ``--resume`` may stand without a file; spelled out, their defaults are ordinary values."""
     found = []
     for index, argument in enumerate(arguments):
         after = arguments[index + 1] if index + 1 < len(arguments) else "-"
-        bare = argument == "--render" and (after.startswith("-") or after.endswith((".yaml", ".yml")))
-        found.append(f"--render={RENDER_DEFAULT}" if bare else argument)
+        bare = argument in BARE and (after.startswith("-") or after.endswith((".yaml", ".yml")))
+        found.append(f"{argument}={BARE[argument]}" if bare else argument)
     return found

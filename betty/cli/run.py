@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from betty.cli.options import Overrides, SpecPath, Trusted
+from betty.cli.options import Overrides, Trusted
 from betty.ir.diagnostics import BettyError
 
 if TYPE_CHECKING:
+    from betty.backends.torch.trainer import Observer
     from betty.engine import Engine
     from betty.result import Result
 
 
 def run_command(
-    spec: SpecPath,
+    spec: Annotated[
+        Path | None, typer.Argument(metavar="[SPEC]", help="The spec, a YAML file.", show_default=False)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where results go; runs/NAME-N without.", show_default=False)
     ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[FOLDER]",
+            help="Go on with an interrupted run, the last one below runs without a FOLDER; without a SPEC, its own.",
+            show_default=False,
+        ),
+    ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--resume-anyway", help="Go on although the program is not what it was.")
+    ] = False,
     profile: Annotated[
         bool, typer.Option("--profile", help="Measure every instruction and print the plan with times and memory.")
     ] = False,
@@ -35,9 +50,19 @@ def run_command(
     """
     from betty.engine import Engine
 
-    engine = Engine(spec, overrides=overrides, trust=trust)
-    print(engine.explain(), flush=True)
-    result = _run(engine, out, profile, spec.parent)
+    if resume is None and not anyway:
+        if spec is None:
+            raise BettyError("name a spec: betty run SPEC; or go on with a run: betty run --resume")
+        engine = Engine(spec, overrides=overrides, trust=trust)
+        print(engine.explain(), flush=True)
+        command = {"spec": str(spec.resolve()), "overrides": list(overrides), "trust": list(trust)}
+        result = _run(lambda observers: _begun(engine, out, profile, observers, command), spec.parent)
+    else:
+        if out is not None:
+            raise BettyError(
+                "--out names the folder of a new run; a run that goes on stays in its own, --resume FOLDER"
+            )
+        result = _resume(spec, resume or None, anyway, profile, overrides, trust)
     if result.profile:
         print(f"\n{result.profile}")
     print(f"\n{result}")
@@ -46,12 +71,41 @@ def run_command(
         raise typer.Exit(130)
 
 
-def _run(engine: Engine, out: Path | None, profile: bool, folder: Path) -> Result:
+def _resume(
+    spec: Path | None, folder: str | None, anyway: bool, profile: bool, overrides: list[str], trust: list[str]
+) -> Result:
+    from betty.engine import Engine
+    from betty.resuming import latest_run
+    from betty.runfolder import RunFolder
+
+    if spec is None:
+        path = latest_run(Path("runs")) if folder is None else Path(folder)
+        command = RunFolder(path).command()
+        spec, folder = Path(command["spec"]), str(path)
+        overrides, trust = [*command["overrides"], *overrides], [*command["trust"], *trust]
+    engine = Engine(spec, overrides=overrides, trust=trust)
+    print(engine.explain(), flush=True)
+    return _run(
+        lambda observers: engine.resume(folder, anyway=anyway, profile=profile, observers=observers), spec.parent
+    )
+
+
+def _begun(
+    engine: Engine, out: Path | None, profile: bool, observers: Sequence[Observer], command: dict[str, Any]
+) -> Result:
+    from betty.runfolder import new_folder
+
+    folder = new_folder(out, engine.spec.name)
+    folder.write_command(command)
+    return engine.run(out=folder.path, profile=profile, observers=observers)
+
+
+def _run(start: Callable[[Sequence[Observer]], Result], folder: Path) -> Result:
     from betty.observers.progress import Bar, Lines
 
     console = Console(stderr=True)
     try:
-        return engine.run(out=out, write=True, profile=profile, observers=[Bar(console), Lines(console)])
+        return start([Bar(console), Lines(console)])
     except BettyError:
         raise
     except Exception as error:

@@ -1,38 +1,113 @@
-"""An observer that saves the state of the run every so often and keeps the newest files."""
+"""An observer that saves the state of the run every so often, beside the training, and keeps the newest files."""
 
 from __future__ import annotations
 
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
-from betty.backends.torch.checkpoint import state
+from betty.backends.torch import checkpoint
 from betty.backends.torch.errors import RunError
-from betty.backends.torch.trainer import Trainer
+from betty.backends.torch.trainer import EarlyStopping, Patience, Trainer
 from betty.observers.base import Quiet
 from betty.runfolder import write_atomically
+
+BEST = "best.pt"
 
 
 class Checkpoints(Quiet):
     """``checkpoints/<iteration>.pt`` in the run's folder, written atomically, the last ``keep`` of them kept.
 
+    Training waits while the state is copied, not while it is written: that happens in a thread. A file that cannot be
+    written ends the run at the next checkpoint or at its end. A run that is interrupted is saved where it stands.
+
+    Args:
+        trainer: Of the run.
+        folder: Of the run.
+        every: Iterations between two files.
+        keep: Files that are kept.
+        best: What makes one better than another: the best file is kept as ``best.pt``, however old.
+
     Raises:
-        RunError: The folder or a file cannot be written.
+        RunError: The folder or a file cannot be written, or a part of the program cannot.
     """
 
-    def __init__(self, trainer: Trainer, folder: Path, every: int, keep: int) -> None:
-        self._trainer, self._folder, self._every, self._keep = trainer, folder / "checkpoints", every, keep
+    def __init__(
+        self, trainer: Trainer, folder: Path, *, every: int, keep: int, best: EarlyStopping | None = None
+    ) -> None:
+        self._trainer, self._folder, self._every, self._keep = trainer, folder, every, keep
+        self._best = best
+        self._writer: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
+        self._saved = -1
 
     def iterated(self, iteration: int) -> None:
-        if iteration % self._every:
-            return
+        if iteration % self._every == 0:
+            self._begin(iteration)
+
+    def ended(self, iteration: int, reason: str) -> None:
+        try:
+            if reason == "interrupted" and self._saved != iteration:
+                self._begin(iteration)
+            self._finish()
+        finally:
+            if self._writer is not None:
+                self._writer.shutdown()
+                self._writer = None
+
+    def _begin(self, iteration: int) -> None:
+        """Copy the state, and let it be written while training goes on."""
+        self._finish()
+        best = self._improved(iteration)
+        found = checkpoint.state(self._trainer)
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, thread_name_prefix="betty-checkpoint")
+        self._pending = self._writer.submit(self._write, iteration, found, best)
+        self._saved = iteration
+
+    def _improved(self, iteration: int) -> bool:
+        """Whether this iteration was validated, and is better than all that were saved before."""
+        if self._best is None or self._trainer.validated_at != iteration:
+            return False
+        watch = Patience(self._best, best=self._trainer.best)
+        watch(self._trainer.validated)
+        improved, self._trainer.best = watch.best < self._trainer.best, watch.best
+        return improved
+
+    def _finish(self) -> None:
+        """Wait for the file that is being written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, iteration: int, found: checkpoint.State, best: bool) -> None:
         path = self._folder / f"{iteration:08d}.pt"
         try:
-            self._folder.mkdir(exist_ok=True)
-            write_atomically(path, lambda file: torch.save(state(self._trainer), file))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda file: checkpoint.write(found, file))
+            if best:
+                write_atomically(self._folder / BEST, lambda file: shutil.copyfile(path, file))
         except OSError as error:
             raise RunError(f"cannot write the checkpoint {path}: {error.strerror or error}") from None
-        for old in sorted(self._folder.glob("*.pt"))[: -self._keep]:
+        for old in numbered(self._folder)[: -self._keep]:
             with suppress(OSError):
                 old.unlink()
+
+
+def save(trainer: Trainer, path: Path) -> None:
+    """Write the state of a run into a file.
+
+    Raises:
+        RunError: The file or a part of the program cannot be written.
+    """
+    found = checkpoint.state(trainer)
+    try:
+        write_atomically(path, lambda file: checkpoint.write(found, file))
+    except OSError as error:
+        raise RunError(f"cannot write the checkpoint {path}: {error.strerror or error}") from None
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted(path for path in folder.glob("*.pt") if path.stem.isdecimal())

@@ -16,8 +16,8 @@ from betty.result import History
 class Memory(Quiet):
     """Collects the history that a run returns."""
 
-    def __init__(self) -> None:
-        self.history = History()
+    def __init__(self, history: History | None = None) -> None:
+        self.history = History() if history is None else history
 
     def recorded(self, iteration: int, row: Mapping[str, float]) -> None:
         self.history.append(iteration, row)

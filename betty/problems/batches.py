@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+from betty.backends.torch.epochs import Epoch, Position
 from betty.backends.torch.errors import RunError
 
 
@@ -19,7 +20,7 @@ class Loaders:
 
     def __init__(self, name: str, loaders: tuple[Any, ...], ended: Callable[[], None]) -> None:
         self.name, self.loaders, self._ended = name, loaders, ended
-        self.iterators: list[Iterator[Any] | None] = [None] * len(loaders)
+        self.iterators: list[Epoch | None] = [None] * len(loaders)
         self.epochs = [0] * len(loaders)
 
     def next(self, index: int) -> Any:
@@ -42,16 +43,35 @@ class Loaders:
         except StopIteration:
             raise RunError(f"the data of {self.name!r} holds no batch") from None
 
-    def _start(self, index: int) -> Iterator[Any]:
+    def state(self, ahead: int = 0) -> tuple[Position, ...]:
+        """Where each loader stands; the last ``ahead`` batches of each were only looked at."""
+        pairs = zip(self.iterators, self.epochs, strict=True)
+        return tuple(one.position(ahead) if one is not None else Position(epoch=epoch) for one, epoch in pairs)
+
+    def restore(self, state: tuple[Position, ...]) -> None:
+        """Go on from where other loaders of the same data stood.
+
+        Raises:
+            RunError: There are not as many, or one ends before that.
+        """
+        if len(state) != len(self.loaders):
+            raise RunError(f"{self.name!r} has {len(self.loaders)} loaders, the checkpoint has {len(state)}")
+        for index, position in enumerate(state):
+            self.epochs[index], self.iterators[index] = position.epoch, None
+            if position.done is not None:
+                try:
+                    self._start(index, position)
+                except StopIteration:
+                    raise RunError(
+                        f"the data of {self.name!r} ends before its batch {position.done}, where the checkpoint "
+                        "was written"
+                    ) from None
+
+    def _start(self, index: int, position: Position | None = None) -> Epoch:
         loader = self.loaders[index]
-        for part in (loader, getattr(loader, "sampler", None)):
-            set_epoch = getattr(part, "set_epoch", None)
-            if set_epoch is not None:
-                set_epoch(self.epochs[index])
         if not hasattr(loader, "__iter__"):
             raise RunError(
                 f"the train_data_loader of {self.name!r} is {type(loader).__name__}: expected an iterable of batches"
             )
-        iterator: Iterator[Any] = iter(loader)
-        self.iterators[index] = iterator
-        return iterator
+        epoch = self.iterators[index] = Epoch(loader, self.epochs[index], position)
+        return epoch

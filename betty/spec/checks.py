@@ -135,3 +135,12 @@ def _engine(spec: Spec, fitted: Fitted) -> Iterator[Diagnostic]:
             expected="validate beside early_stopping",
             hint="validate: {target: program:accuracy, every: 100}",
         )
+    best = engine.checkpoint.best if engine.checkpoint is not None else None
+    if best is not None and engine.validation is None and not touched:
+        yield Diagnostic(
+            code="needs-field",
+            field=("engine", "checkpoint", "best"),
+            message=f"checkpoints are compared by {best.metric!r}, but nothing is validated",
+            expected="validate beside checkpoint",
+            hint="validate: {target: program:accuracy, every: 100}",
+        )

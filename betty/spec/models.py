@@ -201,11 +201,21 @@ class LogSpec(SpecModel):
     tensorboard: bool = Field(default=False, description="Write TensorBoard events too.")
 
 
+class BestSpec(SpecModel):
+    """What makes one checkpoint better than another."""
+
+    metric: str = Field(description="A metric that `validate` returns.")
+    mode: Literal["min", "max"] = Field(default="min", description="Whether less or more of it is better.")
+
+
 class CheckpointSpec(SpecModel):
     """When the state of a run is saved."""
 
     every: int = Field(ge=1, description="Iterations between two checkpoints.")
     keep: int = Field(default=3, ge=1, description="Checkpoints to keep; older ones are deleted.")
+    best: BestSpec | None = Field(
+        default=None, description="Keep the best of those that were validated too, as `best.pt`; needs `validate`."
+    )
 
 
 class EngineSpec(SpecModel):

@@ -237,12 +237,8 @@ def test_a_run_goes_on_from_the_middle_of_a_look_ahead(tmp_path: Path) -> None:
 
     whole, cut = (engine(2, roll_back=True, optimizer=SGD, unroll=COUNT) for _ in range(2))
     whole.run(COUNT + 2)
-    torch.save(checkpoint.state(whole._trainer), tmp_path / "seven.pt")
+    checkpoint.write(checkpoint.state(whole._trainer), tmp_path / "seven.pt")
     cut.restore(tmp_path / "seven.pt")
-    for problem in cut._program.problems.values():  # positions in the data are not part of a checkpoint
-        for _ in range(problem.count % COUNT):
-            assert problem.stream is not None
-            problem.stream.next()
     whole.run(COUNT)
     cut.run(COUNT)
     assert_same(whole, cut)

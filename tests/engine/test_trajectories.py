@@ -129,7 +129,7 @@ def test_an_episode_goes_on_after_a_checkpoint() -> None:
     engine = Engine(found)
     assert "the updates of net read meta" in engine.explain()
     engine.run(6)  # the second episode's second update
-    torch.save(checkpoint.state(engine._trainer), "six.pt")
+    checkpoint.write(checkpoint.state(engine._trainer), Path("six.pt"))
     again = Engine(found)
     again.restore("six.pt")
     live = again._program["net"]

@@ -1,93 +1,193 @@
-"""The state of a run as one file: everything that training needs to go on, but for the position in the data."""
+"""The whole state of a run as one file, from which it goes on as if it had never been interrupted."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from betty.backends.torch.adaptation import LastUpdate
 from betty.backends.torch.ahead import Ahead
+from betty.backends.torch.epochs import Position
 from betty.backends.torch.errors import RunError
+from betty.backends.torch.frame import Outcome
+from betty.backends.torch.objective import Sample
+from betty.backends.torch.packing import Codec, UnpackableError
 from betty.backends.torch.program import LiveProblem
 from betty.backends.torch.random import RandomState
+from betty.backends.torch.tape import Reading
 from betty.backends.torch.trainer import Trainer
+from betty.backends.torch.trajectory import saving
+from betty.backends.torch.trajectory.history import Micro, Snapshot
 from betty.ir.diagnostics import listing
 
-FORMAT = 1
+FORMAT = 2
+RECORDS = (Ahead, LastUpdate, Micro, Outcome, Position, RandomState, Reading, Sample, Snapshot, *saving.RECORDS)
+
+PAST = ("kept batches", "updates")
+"""Parts that hold batches, which may be anything. Without them, responses after a resume wait for new updates."""
+
+State = dict[str, Any]
+
+log = logging.getLogger("betty")
+_warned: set[tuple[str, str]] = set()
 
 
-def state(trainer: Trainer) -> dict[str, Any]:
-    """Parameters, buffers, optimisers, schedulers, counters and torch's random states, for ``torch.save``."""
-    program = trainer.executor.program
-    random = RandomState.capture(program.device, host=False)
+def state(trainer: Trainer) -> State:
+    """Everything that the run depends on, as copies in plain containers, for :func:`write`.
+
+    Raises:
+        RunError: A part of it cannot be written as plain data; it is named.
+    """
+    program, codec = trainer.executor.program, Codec(RECORDS)
     return {
-        "format": FORMAT,
         "plan": trainer.executor.plan.name,
         "iteration": trainer.iteration,
-        "random": {"cpu": random.cpu, "cuda": random.cuda},
-        "problems": {name: _problem_state(problem) for name, problem in program.problems.items()},
+        "random": codec.pack(trainer.standing()),
+        "patience": (trainer.patience.best, trainer.patience.waited) if trainer.patience else None,
+        "validated": dict(trainer.validated),
+        "best": trainer.best,
+        "latest": codec.pack(trainer.latest),
+        "recorder": trainer.executor.recorder.state(),
+        "problems": {name: _problem_state(problem, codec) for name, problem in program.problems.items()},
     }
 
 
-def _problem_state(problem: LiveProblem) -> dict[str, Any]:
+def _problem_state(problem: LiveProblem, codec: Codec) -> State:
+    found: State = {}
+    for key, value in _parts(problem).items():
+        try:
+            found[key] = codec.pack(value)
+        except UnpackableError as error:
+            reason = (
+                f"its {key} holds a {error.kind.__name__}, and a checkpoint takes tensors, arrays, numbers, text, "
+                "lists, tuples, sets and dicts"
+            )
+            if key not in PAST:
+                raise RunError(f"problem {problem.name!r} cannot be saved: {reason}") from None
+            found[key] = None
+            if (problem.name, key) not in _warned:
+                _warned.add((problem.name, key))
+                log.warning("a checkpoint leaves out the %s of %r: %s", key, problem.name, reason)
+    return found
+
+
+def _parts(problem: LiveProblem) -> State:
+    module = problem.module
+    written = module.state_dict()
     return {
-        "module": problem.module.state_dict(),
+        "module": dict(written),
+        "buffers": {name: one for name, one in module.named_buffers() if name not in written},
+        "modes": {name: part.training for name, part in module.named_modules()},
         "optimizer": problem.optimizer.state_dict() if problem.optimizer else None,
         "scheduler": problem.scheduler.state_dict() if problem.scheduler else None,
+        "scaler": problem.scaler.state_dict() if problem.scaler is not None else None,
         "count": problem.count,
         "version": problem.version,
         "accumulated": problem.accumulated,
+        "idle": problem.idle,
+        "last": problem.last,
         "memories": problem.memories,
         "started_at": problem.started_at,
         "seen": problem.seen,
-        "scaler": problem.scaler.state_dict() if problem.scaler is not None else None,
-        "ahead": problem.ahead.to_state() if problem.ahead else None,
+        "ahead": problem.ahead,
+        "data": problem.stream.state() if problem.stream is not None else None,
+        "kept batches": list(problem.kept),
+        "updates": saving.saved(problem),
     }
 
 
-def restore(trainer: Trainer, path: Path) -> None:
-    """Put a saved state back; data streams begin a new epoch, and unrolled trajectories begin anew.
+def write(found: State, path: Path) -> None:
+    """Write a state into a file, with a checksum of its content."""
+    content = io.BytesIO()
+    torch.save(found, content)
+    raw = content.getvalue()
+    digest = hashlib.sha256(raw).hexdigest()
+    torch.save(
+        {"format": FORMAT, "sha256": digest, "content": torch.frombuffer(bytearray(raw), dtype=torch.uint8)}, path
+    )
+
+
+def read(path: Path, device: torch.device) -> State:
+    """The state in a file.
 
     Raises:
-        RunError: The file cannot be read, or belongs to other problems.
+        RunError: The file is no checkpoint, or not as it was written.
     """
-    program = trainer.executor.program
     try:
-        saved = torch.load(path, map_location=program.device, weights_only=True)
-        problems: dict[str, Any] = saved["problems"]
+        outer = torch.load(path, map_location="cpu", weights_only=True)
+        raw, digest, made = outer["content"].numpy().tobytes(), outer["sha256"], outer["format"]
+    except FileNotFoundError:
+        raise RunError(f"there is no checkpoint {path}") from None
     except Exception as error:  # whatever a damaged or foreign file makes of it
         reason = str(error).strip().splitlines()
         raise RunError(f"{path} is no checkpoint: {reason[0] if reason else type(error).__name__}") from None
+    if hashlib.sha256(raw).hexdigest() != digest:
+        raise RunError(f"{path} is damaged: its content is not what was written (by its checksum)")
+    if made != FORMAT:
+        raise RunError(f"{path} is a checkpoint of format {made}; this version reads format {FORMAT}")
+    found: State = torch.load(io.BytesIO(raw), map_location=device, weights_only=True)
+    return found
+
+
+def restore(trainer: Trainer, path: Path) -> None:
+    """Put a saved state back; the run goes on from it as the one that was saved would have.
+
+    Raises:
+        RunError: The file cannot be read, is damaged, or belongs to other problems.
+    """
+    program = trainer.executor.program
+    saved, codec = read(path, program.device), Codec(RECORDS)
+    problems: dict[str, State] = saved["problems"]
     if set(problems) != set(program.problems):
         raise RunError(f"{path} holds the problems {listing(list(problems))}, not {listing(list(program.problems))}")
-    for name, found in problems.items():
-        _restore_problem(program[name], found, path)
+    parts = {name: {key: codec.unpack(value) for key, value in found.items()} for name, found in problems.items()}
+    for name, found in parts.items():
+        try:
+            _restore_problem(program[name], found)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, RunError):
+                raise
+            raise RunError(f"{path} does not fit {name!r}: {str(error).strip().splitlines()[0]}") from None
+    # When all modules are as they were: what is kept of updates notes where the buffers stand that a loss can reach.
+    for name, found in parts.items():
+        saving.restore(program[name], found["updates"], trainer.executor.recorder.into(name))
+    trainer.executor.recorder.restore(saved["recorder"])
     trainer.iteration = int(saved["iteration"])
-    cuda = saved["random"]["cuda"]
-    random = RandomState(saved["random"]["cpu"].cpu(), cuda.cpu() if cuda is not None else None)
-    if trainer.shared:
-        random.restore(program.device)
-    else:
-        trainer.random = random
+    trainer.validated, trainer.latest = dict(saved["validated"]), codec.unpack(saved["latest"])
+    trainer.best = saved["best"]
+    if trainer.patience is not None and saved["patience"] is not None:
+        trainer.patience.best, trainer.patience.waited = saved["patience"]
+    trainer.resumed = True
+    trainer.stand(codec.unpack(saved["random"]))
 
 
-def _restore_problem(problem: LiveProblem, saved: dict[str, Any], path: Path) -> None:
-    try:
-        problem.module.load_state_dict(saved["module"])
-        if problem.optimizer is not None and saved["optimizer"] is not None:
-            problem.optimizer.load_state_dict(saved["optimizer"])
-        if problem.scheduler is not None and saved["scheduler"] is not None:
-            problem.scheduler.load_state_dict(saved["scheduler"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise RunError(f"{path} does not fit {problem.name!r}: {str(error).strip().splitlines()[0]}") from None
+def _restore_problem(problem: LiveProblem, saved: State) -> None:
+    _restore_module(problem.module, saved)
+    for key in ("optimizer", "scheduler", "scaler"):
+        part = getattr(problem, key)
+        if part is not None and saved[key] is not None:
+            part.load_state_dict(saved[key])
     problem.count, problem.version, problem.accumulated = saved["count"], saved["version"], saved["accumulated"]
-    problem.memories = saved.get("memories", {})
-    problem.forget()
+    problem.idle, problem.last, problem.memories = saved["idle"], saved["last"], saved["memories"]
+    problem.started_at, problem.seen, problem.ahead = saved["started_at"], saved["seen"], saved["ahead"]
     problem.kept.clear()
-    problem.started_at = saved.get("started_at", -1)
-    if problem.scaler is not None and saved.get("scaler"):
-        problem.scaler.load_state_dict(saved["scaler"])
-    problem.seen = saved.get("seen", {})
-    ahead = saved.get("ahead")
-    problem.ahead = Ahead(**ahead) if ahead else None
+    problem.kept.extend(saved["kept batches"] or ())
+    if problem.stream is not None and saved["data"] is not None:
+        problem.stream.restore(saved["data"])
+
+
+def _restore_module(module: nn.Module, saved: Mapping[str, Any]) -> None:
+    module.load_state_dict(saved["module"])
+    buffers: dict[str, Tensor] = dict(module.named_buffers())
+    with torch.no_grad():
+        for name, value in saved["buffers"].items():
+            buffers[name].copy_(value)
+    for name, part in module.named_modules():
+        part.training = saved["modes"].get(name, part.training)

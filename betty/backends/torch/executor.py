@@ -55,7 +55,7 @@ class Executor:
     def __init__(self, plan: Plan, program: Program, around: Around | None = None) -> None:
         self.plan, self.program, self.around = plan, program, around
         self._steps = {step.problem: step for step in plan}
-        self._recorder = Recorder(plan, program)
+        self.recorder = Recorder(plan, program)
         self._every = {step.problem: _every(step) for step in plan}
         self._responding = {step.problem for step in plan if step.responses}
         self._reported: set[tuple[str, Status]] = set()
@@ -88,7 +88,7 @@ class Executor:
         except BaseException:
             undo()
             raise
-        self._recorder.stepped(name)
+        self.recorder.stepped(name)
         return outcome
 
     def look_ahead(self, name: str) -> None:
@@ -172,7 +172,7 @@ class Executor:
         if batch is None and problem.name not in frame.given and problem.stream is not None:
             batch = problem.stream.peek() if frame.dry else problem.stream.next()
         host = problem.objective.host_draws
-        replays = self._recorder.replays(problem)
+        replays = self.recorder.replays(problem)
         known = self._random if replays else None  # many are kept
         state = RandomState.capture(self.program.device, host=host, known=known) if replays or item.keep else None
         self._random = state if replays else self._random
@@ -185,9 +185,9 @@ class Executor:
     def _differentiate(self, frame: Frame, item: Differentiate) -> None:
         assert frame.sample is not None
         problem = frame.problem
-        stand_ins = {} if frame.dry else self._recorder.open(problem, frame.sample)
+        stand_ins = {} if frame.dry else self.recorder.open(problem, frame.sample)
         own, taped = stand_ins.get(problem.name, problem.parameters), bool(stand_ins)
-        if not frame.dry and self._recorder.looks(problem):
+        if not frame.dry and self.recorder.looks(problem):
             with problem.objective.differentiable():
                 frame.evaluation = problem.objective.standing_in(frame.sample.batch, stand_ins, buffers=False)
         else:
@@ -289,7 +289,7 @@ class Executor:
     def _update(self, frame: Frame, item: Update) -> None:
         problem = frame.problem
         fill(frame)
-        if item.replay and frame.gains and problem.history.open is not None:
+        if frame.gains and problem.history.open is not None:
             problem.history.open.micros[-1].gains = detach(frame.gains)
         if item.tape:
             assert problem.open_segment is not None
@@ -311,16 +311,16 @@ class Executor:
             assert problem.optimizer is not None
             clipped = clip(detach(gradient), problem.gradient_clipping)
             problem.last = remember(problem.optimizer, problem.parameters, clipped)
-        groups = self._recorder.prepare(problem, gradient, item)
+        groups = self.recorder.prepare(problem, gradient, item)
         if problem.idle:
             groups = tuple(None if index in problem.idle else group for index, group in enumerate(groups))
         if item.tape:
-            self._recorder.close_segment(problem, groups)
-        elif not (item.replay and self._recorder.move(problem, gradient, groups)):
+            self.recorder.close_segment(problem, groups)
+        elif not (item.replay and self.recorder.move(problem, gradient, groups)):
             descend(problem, gradient)
         if problem.hooks is not None:
             problem.hooks.updated(problem.parameters)
-        self._recorder.closed(problem, groups)
+        self.recorder.closed(problem, groups)
 
     def _averaged(self, problem: LiveProblem, item: Update) -> Tree:
         """The mean gradient of an update's micro-batches, with its graph where that is kept."""

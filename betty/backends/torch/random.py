@@ -38,9 +38,10 @@ class RandomState:
         )
 
     def restore(self, device: torch.device) -> None:
-        torch.default_generator.set_state(self.cpu)
+        # States are tensors of the CPU, wherever they were loaded to.
+        torch.default_generator.set_state(self.cpu.cpu())
         if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda, device)
+            torch.cuda.set_rng_state(self.cuda.cpu(), device)
         if self.python is not None:
             random.setstate(self.python)
         if self.numpy is not None:

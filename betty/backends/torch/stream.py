@@ -19,6 +19,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from betty.backends.torch.epochs import Epoch, Position
 from betty.backends.torch.errors import RunError
 
 
@@ -63,7 +64,7 @@ class Stream:
         self.problem, self.epoch = problem, 0
         self._source, self._loading, self._device, self._dtype = source, loading, device, dtype
         self._loader: Any = None
-        self._iterator: Iterator[Any] | None = None
+        self._iterator: Epoch | None = None
         self._peeked: list[Any] = []
 
     def next(self) -> Any:
@@ -115,13 +116,38 @@ class Stream:
                 "give a function that makes it"
             ) from None
 
-    def _start(self) -> Iterator[Any]:
+    def state(self) -> Any:
+        """Where the stream stands, for :meth:`restore` in another process.
+
+        Returns:
+            A :class:`betty.backends.torch.epochs.Position`, or several.
+        """
+        if self._iterator is None:
+            return Position(epoch=self.epoch)
+        return self._iterator.position(ahead=len(self._peeked))
+
+    def restore(self, state: Any) -> None:
+        """Go on from where a stream of the same data stood.
+
+        Raises:
+            RunError: The data ends before that.
+        """
+        self.epoch, self._iterator = state.epoch, None
+        self._peeked.clear()
+        if state.done is None:
+            return
+        try:
+            self._iterator = self._start(state)
+            self._peeked = [to_device(batch, self._device, self._dtype) for batch in self._iterator.ahead]
+        except StopIteration:
+            raise RunError(
+                f"the data of {self.problem!r} ends before its batch {state.done}, where the checkpoint was written"
+            ) from None
+
+    def _start(self, position: Position | None = None) -> Epoch:
         if self._loader is None or isinstance(self._loader, Iterator):
             self._loader = as_loader(self._source(), self._loading, self.problem)
-        sampler = getattr(self._loader, "sampler", None)
-        if sampler is not None and hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(self.epoch)
-        return iter(self._loader)
+        return Epoch(self._loader, self.epoch, position)
 
 
 def as_loader(data: Any, loading: Loading, problem: str = "data") -> Any:

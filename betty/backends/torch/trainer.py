@@ -109,6 +109,8 @@ class EarlyStopping:
     metric: str
     mode: Literal["min", "max"] = "min"
     patience: int = 5
+    who: str = "early stopping"
+    """Who asks, for messages."""
 
 
 @dataclass
@@ -134,7 +136,7 @@ class Patience:
         if self.rule.metric not in row:
             hint = nearest(self.rule.metric, list(row))
             raise RunError(
-                f"early stopping watches {self.rule.metric!r}, which validate does not return; "
+                f"{self.rule.who} watches {self.rule.metric!r}, which validate does not return; "
                 f"it returns {listing(list(row))}" + (f" (did you mean {hint!r}?)" if hint else "")
             )
         value = float(row[self.rule.metric]) * (1 if self.rule.mode == "min" else -1)
@@ -172,7 +174,15 @@ class Trainer:
     """Of the present run, where it may end before time."""
     validated: Row = field(default_factory=dict)
     """The last validation."""
-    _latest: dict[str, Outcome] = field(default_factory=dict)
+    validated_at: int = -1
+    """Iterations done by then."""
+    best: float = math.inf
+    """The best value of what checkpoints are compared by, negated where more is better."""
+    latest: dict[str, Outcome] = field(default_factory=dict)
+    """What the last step of each problem has given."""
+    resumed: bool = False
+    """Whether the next run goes on from a saved state, patience included."""
+    _drawing: bool = False
 
     def __post_init__(self) -> None:
         self._renew_patience()
@@ -196,13 +206,30 @@ class Trainer:
             return
         with replaying(self.random, self.executor.program.device):
             try:
+                self._drawing = True
                 yield
             finally:
+                self._drawing = False
                 self.random = RandomState.capture(self.executor.program.device)
+
+    def standing(self) -> RandomState:
+        """The random states from which the run goes on."""
+        if self.random is None or self.shared or self._drawing:
+            return RandomState.capture(self.executor.program.device)
+        return self.random
+
+    def stand(self, random: RandomState) -> None:
+        """Go on from other random states."""
+        if self.shared or self._drawing:
+            random.restore(self.executor.program.device)
+        else:
+            self.random = random
 
     def _run(self, iterations: int) -> str:
         last, reason = self.iteration + iterations, "finished"
-        self._renew_patience()
+        if not self.resumed:
+            self._renew_patience()
+        self.resumed = False
         self._tell("started", self.iteration, last)
         try:
             while self.iteration < last:
@@ -251,7 +278,7 @@ class Trainer:
     def note(self, outcome: Outcome) -> None:
         """Take in what a step has given, for the next row of metrics."""
         # Metrics are all that is looked at later: the gradient would take as much room as the parameters, or more.
-        self._latest[outcome.problem] = Outcome(outcome.problem, outcome.loss, outcome.metrics, ())
+        self.latest[outcome.problem] = Outcome(outcome.problem, outcome.loss, outcome.metrics, ())
 
     def _begins(self, step: Step) -> bool:
         """Whether this is a problem's first step since one above it may have stepped."""
@@ -269,9 +296,10 @@ class Trainer:
         """The metrics of this iteration, empty where none are due; the one place where the device is waited for."""
         row: Row = {}
         if final or self.iteration % self.record_every == 0:
-            row.update(_numbers(self._latest))
+            row.update(_numbers(self.latest))
         if self.validation is not None and ((final and self.validation.at_end) or self._validation_due()):
             self.validated = self.validation.measure(self.executor.program)
+            self.validated_at = self.iteration
             row.update((f"validate.{key}", value) for key, value in self.validated.items())
         return row
 

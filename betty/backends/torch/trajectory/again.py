@@ -48,7 +48,7 @@ def _block(problem: LiveProblem, records: Sequence[Record], first: int, into: Co
         # Not linked: swept one by one, they take less room. Nobody writes to values that are kept.
         segment = Segment.at(record.version, parameters, states)
         segment.origin = record.origin
-        buffers = _update(problem, record, segment, buffers, into, graph=index >= first)
+        buffers = again(problem, record, segment, buffers, into, graph=index >= first)
         parameters = detach(segment.after)
         states = tuple({key: value.detach() for key, value in state.items()} for state in segment.state_after)
         if index >= first:
@@ -56,7 +56,7 @@ def _block(problem: LiveProblem, records: Sequence[Record], first: int, into: Co
     return done
 
 
-def _update(
+def again(
     problem: LiveProblem,
     record: Record,
     segment: Segment,
@@ -70,7 +70,7 @@ def _update(
     rule = rule_for(problem.optimizer)
     assert rule is not None
     for micro in record.micros:
-        buffers = _evaluate(problem, micro, segment, buffers, into, graph=graph)
+        buffers = evaluated_again(problem, micro, segment, buffers, into, graph=graph)
     if len(record.micros) > 1 and segment.gradient is not None:
         segment.gradient = scale(1 / len(record.micros), segment.gradient)
     tuners = _read(segment, record.tuners, into)
@@ -80,7 +80,7 @@ def _update(
     return buffers
 
 
-def _evaluate(
+def evaluated_again(
     problem: LiveProblem,
     micro: Micro,
     segment: Segment,

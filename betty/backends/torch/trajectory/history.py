@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,7 @@ class History:
         """Open the record of an update that is about to be made."""
         if origin is not None:
             self.clear()
-        edited = bool(self.records) and not self._untouched(problem)
+        edited = bool(self.records) and not self.untouched(problem)
         known = self.records and not edited and self._since() < self.stride
         self.open = Record(problem.version, None if known else snapshot(problem, origin), edited, origin)
 
@@ -105,6 +105,10 @@ class History:
         if starts:
             del self.records[: starts[-1]]
 
+    def settle(self, problem: LiveProblem, *, untouched: bool) -> None:
+        """Take the problem for where the last update has left it, or for moved since."""
+        self._left = _edits(problem) if untouched else ()
+
     def clear(self) -> None:
         """Forget everything."""
         self.records, self.open, self._left = [], None, ()
@@ -116,6 +120,12 @@ class History:
         pairs = [(low, high) for low, high in itertools.pairwise(edges) if high > first]
         return [(self.records[low:high], max(0, first - low)) for low, high in pairs]
 
+    def readings(self) -> Iterator[Reading]:
+        """What the updates have read, oldest first."""
+        for record in (*self.records, *([self.open] if self.open else [])):
+            yield from (reading for micro in record.micros for reading in micro.readings)
+            yield from record.tuners
+
     def _starts(self) -> list[int]:
         return [index for index, record in enumerate(self.records) if record.start is not None]
 
@@ -123,7 +133,7 @@ class History:
         """Updates since the last state kept."""
         return len(self.records) - self._starts()[-1]
 
-    def _untouched(self, problem: LiveProblem) -> bool:
+    def untouched(self, problem: LiveProblem) -> bool:
         """Whether everything is as the last update has left it."""
         now = _edits(problem)
         pairs = zip(now, self._left, strict=False)

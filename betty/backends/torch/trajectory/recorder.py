@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -38,6 +39,8 @@ class Recorder:
         self._leaves: dict[str, tuple[tuple[int, ...], Tree]] = {}
         self._left: dict[str, Edits] = {}
         # Tapes that begin anew before they are full. Elsewhere linked segments would outlive the tape that drops them.
+        self.recording = False
+        """Whether updates whose graphs are kept are recorded as well."""
         self._whole = {step.problem for step in plan if program[step.problem].starts_from or step.ahead}
         for step in plan:
             self._make_room(plan, step)
@@ -53,6 +56,18 @@ class Recorder:
         known = problem.tangents
         problem.tangents = {key: known[key] if one.same_as(known.get(key)) else one for key, one in fresh.items()}
 
+    def record(self) -> None:
+        """From now on keep records beside graphs, from which a checkpoint can have them computed again."""
+        self.recording = True
+        for name, update in self._updates.items():
+            if update.tape:
+                self.program[name].history.length = max(update.replay, update.tape)
+
+    def recorded(self, problem: LiveProblem) -> bool:
+        """Whether the problem's updates are recorded."""
+        item = self._updates.get(problem.name)
+        return item is not None and bool(item.replay or (item.tape and self.recording))
+
     def into(self, name: str) -> tuple[str, ...]:
         """The problems into which looking back on the updates of ``name`` passes something."""
         return self._into[name]
@@ -65,7 +80,7 @@ class Recorder:
     def replays(self, problem: LiveProblem) -> bool:
         """Whether micro-batches are evaluated again, with the draws that they had."""
         item = self._updates.get(problem.name)
-        return item is not None and bool(item.replay or item.tangents)
+        return item is not None and bool(self.recorded(problem) or item.tangents)
 
     def open(self, problem: LiveProblem, sample: Sample) -> dict[str, Tree]:
         """Before a micro-batch is evaluated; what stands in for parameters, if its graph is to be kept."""
@@ -96,7 +111,7 @@ class Recorder:
     def _note(self, problem: LiveProblem, item: Update, sample: Sample, origin: Reading | None) -> None:
         """What records and tangents need of a micro-batch."""
         first = (problem.count - 1) % item.every == 0
-        if item.replay:
+        if self.recorded(problem):
             history = problem.history
             if first:
                 history.begin(problem, origin)
@@ -133,7 +148,7 @@ class Recorder:
         """A problem's parameters as they stand, as copies shared by all updates that read the same values."""
         problem = self.program[name]
         # Parameters change without an update as well: a callback projects them, a checkpoint is loaded.
-        edits = (problem.version, *(parameter._version for parameter in problem.parameters))
+        edits = _edits_of(problem)
         if name not in self._leaves or self._leaves[name][0] != edits:
             self._leaves[name] = (edits, leaves(problem.parameters))
         return Reading(name, problem.version, self._leaves[name][1])
@@ -204,12 +219,48 @@ class Recorder:
     def _tuners(self, problem: LiveProblem) -> dict[str, Reading]:
         return {one.problem: self._reading(one.problem) for one in problem.tuned}
 
+    def state(self) -> dict[str, Any]:
+        """What decides how updates to come are kept, for a checkpoint."""
+        follows = {
+            name: known[1] == edits(self.program.parameters(name), _optimizer(self.program[name]))[1]
+            for name, known in self._left.items()
+        }
+        return {"whole": sorted(self._whole), "follows": follows}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on as another recorder of the same program would."""
+        self._whole = set(state["whole"])
+        self._left = {
+            name: edits(self.program.parameters(name), _optimizer(self.program[name]))
+            for name, follows in state["follows"].items()
+            if follows
+        }
+        self._leaves.clear()
+        for problem in self.program.problems.values():
+            for reading in problem.history.readings():
+                self._share(reading)
+
+    def _share(self, reading: Reading) -> None:
+        """Let updates to come read the very tensors of ``reading``, if it is of the present values.
+
+        Gradients by one set of tensors are summed in another order than by two, which rounding shows.
+        """
+        source = self.program[reading.problem]
+        pairs = zip(source.parameters, reading.tensors, strict=True)
+        if reading.version == source.version and all(torch.equal(live, known) for live, known in pairs):
+            self._leaves[reading.problem] = (_edits_of(source), reading.tensors)
+
     def stepped(self, target: str) -> None:
         """A target has taken its step: what was carried along for it begins anew, where the method says so."""
         for problem in self.program.problems.values():
             tangents = problem.tangents.get(target)
             if tangents is not None and tangents.reset:
                 tangents.stale = True
+
+
+def _edits_of(problem: LiveProblem) -> tuple[int, ...]:
+    """How often a problem was updated, and its parameters written to."""
+    return (problem.version, *(parameter._version for parameter in problem.parameters))
 
 
 def _those_in(problem: LiveProblem, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,0 +1,98 @@
+"""A run of an engine: what watches it, what is written down meanwhile, and what it returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from betty.backends.torch.profiler import Profiler
+from betty.backends.torch.trainer import Observer, Trainer
+from betty.front import Front
+from betty.ir.explain import Measured, explain
+from betty.observers.checkpoints import Checkpoints
+from betty.observers.records import JsonLines, Memory, TensorBoard
+from betty.result import History, Result
+from betty.runfolder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One call of :meth:`betty.Engine.run` or :meth:`betty.Engine.resume`.
+
+    Args:
+        front: The program.
+        trainer: Runs it.
+        folder: Where results go; ``None`` for nowhere.
+        observers: Told of everything beside those that write.
+        profile: Whether every instruction is measured.
+        history: Rows of an earlier part of the same run.
+    """
+
+    front: Front
+    trainer: Trainer
+    folder: RunFolder | None = None
+    observers: Sequence[Observer] = ()
+    profile: bool = False
+    history: History = field(default_factory=History)
+
+    def go(self, iterations: int, begin: Callable[[], None]) -> Result:
+        """Run so many iterations.
+
+        Args:
+            iterations: How many more.
+            begin: Called when everything is set up.
+
+        Raises:
+            RunError: The run cannot go on, or its folder cannot be written.
+        """
+        memory = Memory(self.history)
+        profiler = Profiler(self.front.program.device) if self.profile else None
+        self.front.executor.around = profiler
+        self.trainer.observers = [memory, *self._writers(), *self.observers]
+        start = time.perf_counter()
+        begin()
+        reason = self.trainer.run(iterations)
+        seconds = time.perf_counter() - start
+        if self.folder is not None:
+            problems = self.front.program.problems
+            self.folder.write_weights({name: one.module.state_dict() for name, one in problems.items()})
+        return Result(
+            metrics=memory.history.last(),
+            history=memory.history,
+            iterations=self.trainer.iteration,
+            reason=reason,
+            seconds=seconds,
+            folder=self.folder.path if self.folder else None,
+            profile=self._measured(profiler) if profiler else "",
+        )
+
+    def _writers(self) -> list[Observer]:
+        if self.folder is None:
+            return []
+        running, compiled = self.front.running, self.front.compiled
+        self.folder.write_plan(explain(compiled.plan, compiled.graph) + "\n")
+        self.folder.write_spec(self.front.written())
+        found = cast("list[Observer]", [JsonLines(self.folder.metrics)])
+        if running.tensorboard:
+            found.append(TensorBoard(self.folder.path))
+        if running.checkpoint_every:
+            found.append(
+                Checkpoints(
+                    self.trainer,
+                    self.folder.checkpoints,
+                    every=running.checkpoint_every,
+                    keep=running.checkpoint_keep,
+                    best=running.checkpoint_best,
+                )
+            )
+        return found
+
+    def _measured(self, profiler: Profiler) -> str:
+        measured = {
+            key: Measured(seconds=reading.seconds, bytes=reading.bytes, calls=reading.calls)
+            for key, reading in profiler.readings.items()
+        }
+        compiled = self.front.compiled
+        return explain(compiled.plan, compiled.graph, measured)
