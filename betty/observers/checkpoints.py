@@ -20,7 +20,9 @@ class Checkpoints(Quiet):
     """``checkpoints/<iteration>.pt`` in the run's folder, written atomically, the last ``keep`` of them kept.
 
     Training waits while the state is copied, not while it is written: that happens in a thread. A file that cannot be
-    written ends the run at the next checkpoint or at its end. A run that is interrupted is saved where it stands.
+    written ends the run at the next checkpoint or at its end. A run that is interrupted between two iterations is saved
+    where it stands; of one that is interrupted within an iteration the last file stays the newest, as going on from the
+    middle of an iteration would leave steps out.
 
     Args:
         trainer: Of the run.
@@ -40,15 +42,16 @@ class Checkpoints(Quiet):
         self._best = best
         self._writer: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
-        self._saved = -1
+        self._saved = self._done = -1
 
     def iterated(self, iteration: int) -> None:
+        self._done = iteration
         if iteration % self._every == 0:
             self._begin(iteration)
 
     def ended(self, iteration: int, reason: str) -> None:
         try:
-            if reason == "interrupted" and self._saved != iteration:
+            if reason == "interrupted" and self._done == iteration != self._saved:
                 self._begin(iteration)
             self._finish()
         finally:

@@ -242,6 +242,25 @@ def test_an_interrupted_run_goes_on_in_its_folder(spec: Path) -> None:
     assert all(torch.equal(value, theirs[name][key]) for name in mine for key, value in mine[name].items())
 
 
+def test_a_run_that_is_cut_short_within_an_iteration_leaves_no_step_out(
+    spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Engine(spec, overrides=[CHECKPOINTS]).run(out="whole")
+    cut = Engine(spec, overrides=[CHECKPOINTS])
+    executor = cut._trainer.executor
+    step = executor.step
+
+    def stopping(name: str) -> Any:
+        if name == "weights" and cut.iteration == 12:  # the other problem has stepped in this iteration
+            raise KeyboardInterrupt
+        return step(name)
+
+    monkeypatch.setattr(executor, "step", stopping)
+    assert cut.run(out="part").reason == "interrupted"
+    assert max(path.name for path in Path("part/checkpoints").glob("0*.pt")) == "00000010.pt"
+    assert list(Engine(spec, overrides=[CHECKPOINTS]).resume("part").history) == list(whole.history)
+
+
 @pytest.mark.parametrize("damage", ["cut", "altered", "empty"])
 def test_a_damaged_checkpoint_is_put_aside(spec: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     whole = Engine(spec, overrides=[CHECKPOINTS]).run(out="whole")
