@@ -44,8 +44,10 @@ class RunFolder:
         """How the run was begun.
 
         Raises:
-            RunError: That was not written down, as for a run from Python.
+            RunError: There is no such folder, or that was not written down, as for a run from Python.
         """
+        if not self.path.is_dir():
+            raise RunError(f"there is no folder {self.path}")
         try:
             found: dict[str, Any] = json.loads((self.path / COMMAND).read_text(encoding="utf-8"))
         except (OSError, ValueError):

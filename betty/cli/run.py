@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def run_command(
     spec: Annotated[
-        Path | None, typer.Argument(metavar="[SPEC]", help="The spec, a YAML file.", show_default=False)
+        Path | None, typer.Argument(metavar="SPEC", help="The spec, a YAML file.", show_default=False)
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where results go; runs/NAME-N without.", show_default=False)

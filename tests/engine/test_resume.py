@@ -316,3 +316,12 @@ def test_on_the_command_line(spec: Path, capsys: pytest.CaptureFixture[str]) -> 
     with suppress(SystemExit):
         main(main_again)
     assert "12 iterations in" in capsys.readouterr().out
+    for given, message in {
+        ("run", "--resume", "nowhere"): "RunError: there is no folder nowhere",
+        ("run",): "BettyError: name a spec: betty run SPEC",
+        ("run", "--resume", "part", "--out", "x"): "BettyError: --out names the folder of a new run",
+        ("run", "--resume", "part", "--set", "problems.net.unroll=2"): "problems.net.unroll: 3 -> 2",
+    }.items():
+        with pytest.raises(SystemExit) as ended:
+            main([*given])
+        assert ended.value.code == 2 and message in capsys.readouterr().err
