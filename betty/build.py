@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.objective import Objective, ParameterModule, trainable, trainable_names
+from betty.backends.torch.processes import Processes, local_device
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.random import derived_seed, replaying
 from betty.backends.torch.stream import Loading, Stream
@@ -54,6 +55,7 @@ class _Builder:
     graph: Graph
     resolved: Resolved
     device: torch.device
+    processes: Processes | None = None
 
     @property
     def spec(self) -> Spec:
@@ -65,7 +67,7 @@ class _Builder:
             name: self._problem(name, problem, self.resolved.problems[name], modules)
             for name, problem in self.spec.problems.items()
         }
-        return Program(problems=live, device=self.device)
+        return Program(problems=live, device=self.device, processes=self.processes)
 
     def _precision(self, problem: ProblemSpec) -> str:
         return problem.precision or self.spec.engine.precision
@@ -183,7 +185,8 @@ class _Builder:
             seed=derived_seed(self.spec.engine.seed, name, "data"),
         )
         source = partial(self._call, ("problems", name, "data"), make)
-        return Stream(name, source, loading, self.device, torch.float64 if precision == "fp64" else None)
+        part = self.processes.part(loading.seed) if self.processes is not None and data.shard else None
+        return Stream(name, source, loading, self.device, torch.float64 if precision == "fp64" else None, part)
 
     def _check_names(self, name: str, problem: ProblemSpec) -> None:
         """A module keeps its parameters beside its own attributes, whose names are taken."""
@@ -225,20 +228,31 @@ def build(document: Document, graph: Graph, resolved: Resolved) -> Program:
         SpecError: A target gave something of the wrong kind.
         RunError: The device is missing.
     """
-    device = pick_device(document.spec.engine.device)
+    engine = document.spec.engine
+    device = local_device(pick_device(engine.device))
+    processes = Processes.joined(engine.backend, engine.timeout, device)
+    if processes is not None and engine.strategy == "single":
+        raise RunError(
+            f"engine.strategy is 'single', and {processes.count} processes have been started: expected 'auto', 'ddp' "
+            "or 'zero', or one process"
+        )
     with replaying(None, device):
-        return _Builder(document, graph, resolved, device).run()
+        program = _Builder(document, graph, resolved, device, processes).run()
+    if processes is not None:
+        for problem in program.problems.values():
+            processes.alike(problem.module)
+    return program
 
 
 def build_validation(
-    engine: EngineSpec, graph: Graph, resolved: Resolved
+    engine: EngineSpec, graph: Graph, resolved: Resolved, processes: Processes | None = None
 ) -> tuple[Validation | None, EarlyStopping | None]:
     """What the trainer measures and when it ends before time."""
     if engine.validation is None or resolved.validate is None or resolved.validate_signature is None:
         return None, None
     signature = resolved.validate_signature
     reads = tuple(problem.name for problem in graph.problems) if signature.everything else signature.reads
-    validation = Validation(resolved.validate, reads, engine.validation.every)
+    validation = Validation(resolved.validate, reads, engine.validation.every, processes=processes)
     stop = engine.early_stopping
     rule = EarlyStopping(metric=stop.metric, mode=stop.mode, patience=stop.patience) if stop else None
     return validation, rule

@@ -7,14 +7,14 @@ from dataclasses import replace
 from functools import cached_property
 
 from betty.backends.torch.executor import Executor
-from betty.backends.torch.random import RandomState, replaying
+from betty.backends.torch.random import RandomState, derived_seed, replaying
 from betty.backends.torch.trace import trace
 from betty.backends.torch.trainer import EarlyStopping
 from betty.build import build, build_validation, check_trajectories
 from betty.front import Running
 from betty.ir.applicable import diagnose_methods
 from betty.ir.compile import Compiled, compile_graph
-from betty.ir.graph import Graph
+from betty.ir.graph import SINGLE, Graph
 from betty.spec.dump import to_yaml
 from betty.spec.frontend import compile_source
 from betty.spec.load import Source
@@ -38,7 +38,9 @@ class SpecFront:
         self.program = build(found.document, found.graph, found.resolved)
         self.compiled = self._compile(found.graph)
         self.executor = Executor(self.compiled.plan, self.program)
-        self.measures, self.early_stopping = build_validation(self.spec.engine, found.graph, found.resolved)
+        self.measures, self.early_stopping = build_validation(
+            self.spec.engine, found.graph, found.resolved, self.program.processes
+        )
 
     @property
     def spec(self) -> Spec:
@@ -53,7 +55,7 @@ class SpecFront:
             name=self.spec.name,
             iterations=engine.iterations,
             seed=engine.seed,
-            random=RandomState.seeded(engine.seed, self.program.device),
+            random=RandomState.seeded(self._own_seed, self.program.device),
             record_every=engine.log.every,
             tensorboard=engine.log.tensorboard,
             checkpoint_every=engine.checkpoint.every if engine.checkpoint else 0,
@@ -65,15 +67,27 @@ class SpecFront:
             ),
         )
 
+    @property
+    def _own_seed(self) -> int:
+        """Of the draws of this process; those of the first are a single process's."""
+        processes, seed = self.program.processes, self.spec.engine.seed
+        return derived_seed(seed, "process", str(processes.rank)) if processes and processes.rank else seed
+
     def written(self) -> str:
         return to_yaml(self.spec)
+
+    def _strategy(self, declared: Graph) -> str:
+        wanted = declared.settings.strategy
+        if wanted != "auto":
+            return wanted
+        return SINGLE if self.program.processes is None else "ddp"
 
     def _compile(self, declared: Graph) -> Compiled:
         device = self.program.device
         # Loaders without a generator of their own draw their first order here, from the global one.
         with replaying(RandomState.seeded(self.spec.engine.seed, device), device):
             facts = trace(self.program, answering=_answering(declared))
-        settings = replace(declared.settings, device=str(device))
+        settings = replace(declared.settings, device=str(device), strategy=self._strategy(declared))
         traced = replace(declared, settings=settings).map(problem=lambda one: replace(one, facts=facts[one.name]))
         if wrong := [*check_trajectories(traced, self.program), *diagnose_methods(traced)]:
             raise self._document.report(wrong)

@@ -61,19 +61,9 @@ class HookValidation:
         """
         if self._processes is None:
             return self._measure(program)
-        if self._processes.rank:
-            return self._heard(self._processes.told(None))
-        try:
-            row = self._measure(program) if self._engine.do_validation() else {}
-        except BaseException as error:
-            self._processes.told(f"{type(error).__name__}: {error}")
-            raise
-        return self._heard(self._processes.told(row))
-
-    def _heard(self, found: dict[str, float] | str) -> dict[str, float]:
-        if isinstance(found, str):
-            raise RunError(f"validation has failed in the first process: {found}")
-        return found
+        return self._processes.by_first(
+            lambda: self._measure(program) if self._engine.do_validation() else {}, "validation"
+        )
 
     def _measure(self, program: Program) -> dict[str, float]:
         engine: Any = self._engine

@@ -88,6 +88,10 @@ class DataSpec(Target):
     shuffle: bool = Field(default=True, description="Draw the examples of a dataset in a new order every epoch.")
     drop_last: bool = Field(default=False, description="Leave out the last batch of an epoch where it is smaller.")
     workers: int = Field(default=0, ge=0, description="Processes that load data; `0` loads in the main one.")
+    shard: bool = Field(
+        default=True,
+        description="Whether each of several processes takes its part of every batch; otherwise all take the whole.",
+    )
 
 
 class OptimizerSpec(OpenTarget):
@@ -218,6 +222,9 @@ class CheckpointSpec(SpecModel):
     )
 
 
+Strategy = Literal["auto", "single", "ddp", "zero"]
+
+
 class EngineSpec(SpecModel):
     """What holds for the whole run."""
 
@@ -245,7 +252,18 @@ class EngineSpec(SpecModel):
     )
     log: LogSpec = Field(default_factory=LogSpec, description="What is written down during a run.")
     checkpoint: CheckpointSpec | None = Field(default=None, description="When the state is saved; empty for never.")
-    strategy: Literal["single"] = Field(default="single", description="How the work is spread: `single` process.")
+    strategy: Strategy = Field(
+        default="auto",
+        description="How the processes that `torchrun` has started share the work: `ddp` (each has all parameters and a "
+        "part of every batch), `zero` (and a part of the optimisers' states), `single` (there is one process), or "
+        "`auto`.",
+    )
+    backend: Literal["auto", "gloo", "nccl", "mpi"] = Field(
+        default="auto", description="How processes talk to one another: `auto` is `nccl` on GPUs and `gloo` on CPUs."
+    )
+    timeout: float = Field(
+        default=1800.0, gt=0, description="Seconds that a process waits for the others in one operation of all of them."
+    )
 
 
 class Spec(SpecModel):

@@ -52,7 +52,7 @@ class Epoch:
     """
 
     def __init__(self, loader: Any, number: int, position: Position | None = None) -> None:
-        for part in (loader, getattr(loader, "sampler", None)):
+        for part in (loader, getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
             if (set_epoch := getattr(part, "set_epoch", None)) is not None:
                 set_epoch(number)
         self.loader, self.number = loader, number

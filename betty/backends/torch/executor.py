@@ -118,7 +118,7 @@ class Executor:
         problem.ahead, problem.count = None, count - every
         try:
             for sample in samples:
-                outcome = self._again(problem, sample.batch)
+                outcome = self._again(problem, sample)
         except BaseException:
             problem.ahead, problem.count, problem.accumulated = ahead, count, None
             raise
@@ -126,9 +126,9 @@ class Executor:
             problem.forget()
         return outcome
 
-    def _again(self, problem: LiveProblem, batch: Any) -> Outcome:
+    def _again(self, problem: LiveProblem, sample: Sample) -> Outcome:
         """A step on a micro-batch that was drawn before."""
-        frame = Frame(problem, given={problem.name: batch})
+        frame = Frame(problem, given={problem.name: sample})
         return self._follow(frame, self._steps[problem.name].instructions)
 
     def _warm_up(self, name: str) -> int:
@@ -163,20 +163,25 @@ class Executor:
             assign(self.program.parameters(lower), tree)
         assert frame.evaluation is not None
         fill(frame)
+        if frame.dry:
+            frame.gradient = frame.problem.together(frame.gradient)
         metrics = {**frame.evaluation.metrics, **frame.metrics}
         return Outcome(name, frame.evaluation.loss.detach(), metrics, frame.gradient)
 
     def _draw(self, frame: Frame, item: Draw) -> None:
         problem = frame.problem
-        batch = frame.given.get(problem.name)
+        batch, weight = frame.given.get(problem.name), 1.0
         if batch is None and problem.name not in frame.given and problem.stream is not None:
             batch = problem.stream.peek() if frame.dry else problem.stream.next()
+            weight = problem.stream.weight
+        if isinstance(batch, Sample):
+            batch, weight = batch.batch, batch.weight
         host = problem.objective.host_draws
         replays = self.recorder.replays(problem)
         known = self._random if replays else None  # many are kept
         state = RandomState.capture(self.program.device, host=host, known=known) if replays or item.keep else None
         self._random = state if replays else self._random
-        frame.sample = Sample(batch, state)
+        frame.sample = Sample(batch, state, weight)
         if not frame.dry:
             problem.count += 1
             if item.keep:
@@ -189,9 +194,11 @@ class Executor:
         own, taped = stand_ins.get(problem.name, problem.parameters), bool(stand_ins)
         if not frame.dry and self.recorder.looks(problem):
             with problem.objective.differentiable():
-                frame.evaluation = problem.objective.standing_in(frame.sample.batch, stand_ins, buffers=False)
+                frame.evaluation = problem.objective.standing_in(
+                    frame.sample.batch, stand_ins, frame.sample.weight, buffers=False
+                )
         else:
-            frame.evaluation = problem.objective.live(frame.sample.batch)
+            frame.evaluation = problem.objective.live(frame.sample.batch, frame.sample.weight)
         seeds = {name: stand_ins.get(name, self.program.parameters(name)) for name, _ in item.adjoints}
         inputs = own + tuple(leaf for tree in seeds.values() for leaf in tree)
         # Activation checkpointing evaluates the module again.
@@ -222,6 +229,8 @@ class Executor:
         adjoint = frame.adjoints.pop(item.slot, None)
         if adjoint is None:
             return
+        if self.program.processes is not None:
+            adjoint = adjoint.map(frame.problem.together)
         into = dict(item.into)
         if item.method.trajectory:
             lower = self.program[item.problem]
@@ -275,7 +284,9 @@ class Executor:
         if lower.name in frame.given:
             return (Sample(frame.given[lower.name]),)
         if not lower.kept and frame.dry:
-            return (Sample(lower.stream.peek() if lower.stream else None),)
+            if lower.stream is None:
+                return (Sample(None),)
+            return (Sample(lower.stream.peek(), weight=lower.stream.weight),)
         every = self._every[lower.name]
         return tuple(lower.kept)[-every * (method.steps or 1) :]
 
@@ -329,7 +340,7 @@ class Executor:
         if item.every > 1:
             gradient = scale(1 / item.every, gradient)
         if self.program.processes is not None:
-            gradient = self.program.processes.averaged(gradient)
+            gradient, problem.idle = self.program.processes.averaged_with(gradient, problem.idle)
         if segment is not None:
             segment.gradient = gradient
         problem.accumulated = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,6 +77,8 @@ class Sample:
 
     batch: Any
     random: RandomState | None = None
+    weight: float = 1.0
+    """Of the loss, where several processes train and have unequal parts of the whole batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +144,9 @@ class Objective:
         """Takes back, around an evaluation that no step asks for, what the loss does to objects of the program."""
         self._recurrent = any(isinstance(part, nn.RNNBase) for one in modules.values() for part in one.modules())
 
-    def live(self, batch: Any) -> Evaluation:
+    def live(self, batch: Any, weight: float = 1.0) -> Evaluation:
         """Evaluate as the program itself does: buffers and random states move on."""
-        return self._evaluate(batch, self._views)
+        return self._evaluate(batch, self._views, weight)
 
     def pure(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]]) -> Tensor:
         """The loss with other tensors in the place of the trainable parameters of the problems in ``stand_ins``.
@@ -157,7 +159,7 @@ class Objective:
     def evaluated(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]]) -> Evaluation:
         """The pure evaluation, metrics included; see :meth:`pure`."""
         with replaying(sample.random, self.device, host=self.host_draws):
-            return self.standing_in(sample.batch, stand_ins, buffers=True)
+            return self.standing_in(sample.batch, stand_ins, sample.weight, buffers=True)
 
     def gradient(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]], by: Sequence[Tensor]) -> Tree:
         """The gradient of the pure loss by tensors in place; zeros for those that the loss does not use.
@@ -166,7 +168,7 @@ class Objective:
         """
         with replaying(sample.random, self.device, host=self.host_draws), self.holding(stand_ins, buffers=True):
             with torch.enable_grad():
-                loss = self._evaluate(sample.batch, self._loose, lenient=True).loss
+                loss = self._evaluate(sample.batch, self._loose, sample.weight, lenient=True).loss
             if not loss.requires_grad:
                 return tuple(torch.zeros_like(leaf) for leaf in by)
             return gradient_of(loss, by, self.scaler, allow_unused=True, materialize_grads=True)
@@ -174,16 +176,18 @@ class Objective:
     def slope(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]], by: Sequence[Tensor]) -> Tree:
         """The gradient of the pure loss's tangent, where stand-ins carry tangents; zeros where it has none."""
         with replaying(sample.random, self.device, host=self.host_draws), self.holding(stand_ins, buffers=True):
-            change = tangent(self._evaluate(sample.batch, self._loose, lenient=True).loss)
+            change = tangent(self._evaluate(sample.batch, self._loose, sample.weight, lenient=True).loss)
             if not change.requires_grad:
                 return tuple(torch.zeros_like(leaf) for leaf in by)
             return torch.autograd.grad(change, by, allow_unused=True, materialize_grads=True)
 
-    def standing_in(self, batch: Any, stand_ins: Mapping[str, Sequence[Tensor]], *, buffers: bool) -> Evaluation:
+    def standing_in(
+        self, batch: Any, stand_ins: Mapping[str, Sequence[Tensor]], weight: float = 1.0, *, buffers: bool
+    ) -> Evaluation:
         """The evaluation with other tensors in place; with ``buffers``, those of the modules are spared."""
         views = self._loose if any(name in self.modules for name in stand_ins) else self._views
         with self.holding(stand_ins, buffers=buffers):
-            return self._evaluate(batch, views)
+            return self._evaluate(batch, views, weight)
 
     def holding(
         self, stand_ins: Mapping[str, Sequence[Tensor]], *, buffers: bool = False
@@ -198,9 +202,9 @@ class Objective:
             return NOTHING
         return held[0] if len(held) == 1 else _entered(held)
 
-    def held(self, batch: Any) -> Evaluation:
+    def held(self, batch: Any, weight: float = 1.0) -> Evaluation:
         """The evaluation with whatever tensors the modules hold at the moment."""
-        return self._evaluate(batch, self._loose)
+        return self._evaluate(batch, self._loose, weight)
 
     def differentiable(self) -> AbstractContextManager[None]:
         """Kernels whose gradients can be differentiated, in forward mode too, in the place of fused ones.
@@ -217,12 +221,16 @@ class Objective:
                 flags.append(torch.backends.cudnn.flags(enabled=False))
         return _entered(flags) if flags else NOTHING
 
-    def _evaluate(self, batch: Any, views: Mapping[str, View], *, lenient: bool = False) -> Evaluation:
+    def _evaluate(
+        self, batch: Any, views: Mapping[str, View], weight: float = 1.0, *, lenient: bool = False
+    ) -> Evaluation:
         arguments = {"batch": batch, **views} if self._takes_batch else views
         if self._autocast is None:
-            return self.checked(self.loss(**arguments), lenient=lenient)
-        with torch.autocast(self.device.type, dtype=self._autocast):
-            return self.checked(self.loss(**arguments), lenient=lenient)
+            found = self.checked(self.loss(**arguments), lenient=lenient)
+        else:
+            with torch.autocast(self.device.type, dtype=self._autocast):
+                found = self.checked(self.loss(**arguments), lenient=lenient)
+        return found if weight == 1.0 else replace(found, loss=found.loss * weight)
 
     def checked(self, value: Any, *, lenient: bool = False) -> Evaluation:
         """What a loss has returned, as a scalar loss and metrics; with ``lenient`` it may have no gradient.

@@ -3,20 +3,55 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from statistics import fmean
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
+from betty.backends.torch.cutting import Part
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.tree import Tree
 
+Found = TypeVar("Found")
+
 PATIENCE = timedelta(days=30)
 """How long processes wait for what one of them does alone, such as a validation."""
+
+
+@dataclass
+class Traffic:
+    """Operations of all processes so far, and the bytes that this one has given to them."""
+
+    calls: int = 0
+    bytes: int = 0
+
+    def note(self, tensor: Tensor) -> None:
+        self.calls += 1
+        self.bytes += tensor.numel() * tensor.element_size()
+
+
+@contextmanager
+def meeting() -> Iterator[None]:
+    """Name what it means when an operation of all processes fails.
+
+    Raises:
+        RunError: It has failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # gloo raises nothing more special
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(
+            f"the processes have lost one another: one of them has ended, or has come too late ({reason}); "
+            "its own message says why"
+        ) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +67,7 @@ class Processes:
     rank: int
     count: int
     patient: Any
+    traffic: Traffic = field(default_factory=lambda: Traffic())
 
     @classmethod
     def joined(cls, backend: str, seconds: float, device: torch.device) -> Processes | None:
@@ -40,7 +76,8 @@ class Processes:
         A process group that the program has made itself is used as it is.
 
         Args:
-            backend: ``nccl``, ``gloo`` or ``mpi``; on a CPU ``nccl`` gives way to ``gloo``.
+            backend: ``nccl``, ``gloo`` or ``mpi``; ``auto`` is ``nccl`` on a GPU, and on a CPU ``nccl`` gives way to
+                ``gloo``.
             seconds: Time limit of an operation of all processes.
             device: Where this process runs.
 
@@ -50,7 +87,10 @@ class Processes:
         if not dist.is_available() or (int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized()):
             return None
         if not dist.is_initialized():
-            chosen = "gloo" if backend == "nccl" and device.type != "cuda" else backend
+            chosen = "nccl" if backend == "auto" else backend
+            chosen = "gloo" if chosen == "nccl" and device.type != "cuda" else chosen
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
             try:
                 dist.init_process_group(chosen, timeout=timedelta(seconds=seconds))
             except (RuntimeError, ValueError) as error:
@@ -59,18 +99,37 @@ class Processes:
             return None
         return cls(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=PATIENCE))
 
+    def part(self, seed: int) -> Part:
+        """This process's part of every batch."""
+        return Part(self.rank, self.count, seed)
+
     def averaged(self, tree: Tree) -> Tree:
         """The mean of a tree over all processes, in one operation for each dtype; a graph that it has is kept."""
         found: list[Tensor] = [leaf.detach() for leaf in tree]
-        for dtype in {leaf.dtype for leaf in found}:
+        # In an order that all processes have in common.
+        for dtype in dict.fromkeys(leaf.dtype for leaf in found):
             places = [index for index, leaf in enumerate(found) if leaf.dtype == dtype]
             flat = torch.cat([found[index].reshape(-1) for index in places])
-            dist.all_reduce(flat)
+            self._sum(flat)
             flat /= self.count
             for index, part in zip(places, flat.split([found[index].numel() for index in places]), strict=True):
                 found[index] = part.view(found[index].shape)
         pairs = zip(tree, found, strict=True)
-        return tuple(leaf + (mean - leaf.detach()) if leaf.requires_grad else mean for leaf, mean in pairs)
+        return tuple([leaf + (mean - leaf.detach()) if leaf.requires_grad else mean for leaf, mean in pairs])
+
+    def averaged_with(self, tree: Tree, idle: set[int]) -> tuple[Tree, set[int]]:
+        """The mean of a gradient, and those of its ``idle`` parts that no process has used."""
+        if not tree:
+            return tree, idle
+        used = tree[0].new_ones(len(tree))
+        used[list(idle)] = 0
+        *mean, used = self.averaged((*tree, used))
+        return tuple(mean), {index for index in idle if not used[index]} if idle else idle
+
+    def _sum(self, flat: Tensor) -> None:
+        self.traffic.note(flat)
+        with meeting():
+            dist.all_reduce(flat)
 
     def alike(self, module: nn.Module) -> None:
         """Give a module the parameters and buffers that it has in the first process."""
@@ -81,8 +140,56 @@ class Processes:
     def told(self, value: Any) -> Any:
         """What the first process has found; the others wait for it as long as it takes."""
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.patient)
+        with meeting():
+            dist.broadcast_object_list(box, src=0, group=self.patient)
         return box[0]
+
+    def by_first(self, find: Callable[[], Found], what: str) -> Found:
+        """What ``find`` returns in the first process alone; the others wait for it as long as it takes.
+
+        Raises:
+            RunError: It has failed there; in the first process the exception itself is raised.
+        """
+        found: Found | None = None
+        if self.rank == 0:
+            try:
+                found = find()
+            except BaseException as error:
+                self.told((f"{type(error).__name__}: {error}", None))
+                raise
+        failure, found = self.told(("", found))
+        if failure:
+            raise RunError(f"{what} has failed in the first process: {failure}")
+        return cast("Found", found)
+
+    def gathered(self, value: Any) -> list[Any]:
+        """What every process has found, by rank, in the first process; nothing in the others."""
+        box: list[Any] | None = [None] * self.count if self.rank == 0 else None
+        with meeting():
+            dist.gather_object(value, box, dst=0, group=self.patient)
+        return box or []
+
+    def dealt(self, values: list[Any]) -> Any:
+        """This process's of the values that the first one has, by rank."""
+        box: list[Any] = [None]
+        with meeting():
+            dist.scatter_object_list(box, values if self.rank == 0 else None, src=0, group=self.patient)
+        return box[0]
+
+    def any(self, values: Sequence[int]) -> list[int]:
+        """The greatest of each of these numbers in any process."""
+        found = torch.tensor(list(values), dtype=torch.int64)
+        with meeting():
+            dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.patient)
+        return [int(one) for one in found]
+
+    def mean_row(self, row: Mapping[str, float]) -> dict[str, float]:
+        """The mean of numbers by name over those processes that have them."""
+        with meeting():
+            rows: list[Any] = [None] * self.count
+            dist.all_gather_object(rows, dict(row), group=self.patient)
+        names = dict.fromkeys(name for one in rows for name in one)
+        return {name: fmean([one[name] for one in rows if name in one]) for name in names}
 
     def share(self, loader: Any) -> Any:
         """This process's part of a loader's data; what is no loader over a data set by index is returned as it is.

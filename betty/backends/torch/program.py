@@ -112,9 +112,16 @@ class LiveProblem:
     """Loops of unrolled updates of each lower that this problem's steps have followed, where a program's own order of
     events counts them."""
 
+    processes: Processes | None = None
+    """Those that train the program together; set by the program."""
+
     def __post_init__(self) -> None:
         self.parameters: Tree = trainable(self.module, self.trained)
         self.parameter_names: list[str] = trainable_names(self.module, self.trained)
+
+    def together(self, tree: Tree) -> Tree:
+        """The mean of a tree over all processes; a graph that it has is kept."""
+        return tree if self.processes is None or not tree else self.processes.averaged(tree)
 
     def forget(self) -> None:
         """Drop what is kept of updates that have been made."""
@@ -160,6 +167,10 @@ class Program:
     problems: dict[str, LiveProblem]
     device: torch.device
     processes: Processes | None = None
+
+    def __post_init__(self) -> None:
+        for problem in self.problems.values():
+            problem.processes = self.processes
 
     def __getitem__(self, name: str) -> LiveProblem:
         return self.problems[name]

@@ -32,8 +32,12 @@ def answer_by_solve(point: Lower, adjoint: Adjoint, method: Method, aid: Aid) ->
         raise ValueError(f"{method.to_text()} is no implicit method")
     v = point.through(adjoint.total() or ())
     linearization = product(method.product).linearize(point)
+
+    def hessian(x: Tree) -> Tree:
+        return point.together(linearization.hessian(x))
+
     with torch.no_grad():
-        solution = inverse(method.solver).solve(partial(_within, point, linearization.hessian), v, aid)
+        solution = inverse(method.solver).solve(partial(_within, point, hessian), v, aid)
         pulled = linearization.pull(solution.value)
     return {name: scale(-1.0, tree) for name, tree in pulled.items()}, solution
 
@@ -91,7 +95,7 @@ def standing(lower: LiveProblem, samples: tuple[Sample, ...], reads: Mapping[str
     decay = decay_of(lower.optimizer, lower.parameters) if lower.optimizer is not None else ()
     taken = lower.answers
     answers = () if taken is None else tuple(name in taken for name in lower.parameter_names)
-    return Lower(lower.name, lower.objective, samples, lower.parameters, reads, decay, answers)
+    return Lower(lower.name, lower.objective, samples, lower.parameters, reads, decay, answers, lower.together)
 
 
 def answer_by_trajectory(
@@ -125,7 +129,7 @@ def answer_by_tape(
     segments = list(lower.tape)[-steps:]
     if not segments:
         raise _no_update(lower)
-    return sweep(reversed(segments), adjoint, partial(_holding, lower))
+    return sweep(reversed(segments), adjoint, partial(_holding, lower), together=lower.together)
 
 
 def answer_again(
@@ -135,7 +139,7 @@ def answer_again(
     if not lower.history.records:
         raise _no_update(lower)
     segments = segments_again(lower, lower.history, steps, into)
-    return sweep(segments, adjoint, partial(_holding, lower), retain=False)
+    return sweep(segments, adjoint, partial(_holding, lower), retain=False, together=lower.together)
 
 
 def answer_by_tangents(lower: LiveProblem, adjoint: Adjoint, target: str) -> dict[str, Tree]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from betty.backends.torch.cutting import Part, cut_loader
 from betty.backends.torch.epochs import Epoch, Position
 from betty.backends.torch.errors import RunError
 
@@ -51,19 +52,24 @@ class Stream:
         loading: How a data set is cut.
         device: Where tensors go.
         dtype: What floating-point tensors become, or ``None`` to leave them.
+        part: Of every batch, where several processes train; the whole where ``None``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a stream is
         self,
         problem: str,
         source: Callable[[], Any],
         loading: Loading,
         device: torch.device,
         dtype: torch.dtype | None = None,
+        part: Part | None = None,
     ) -> None:
-        self.problem, self.epoch = problem, 0
+        self.problem, self.epoch, self.part = problem, 0, part
+        self.weight = 1.0
+        """Of the batch given or looked at last, by which the mean over all processes is that over the whole batch."""
         self._source, self._loading, self._device, self._dtype = source, loading, device, dtype
         self._loader: Any = None
+        self._given: Any = None
         self._iterator: Epoch | None = None
         self._peeked: list[Any] = []
 
@@ -85,7 +91,12 @@ class Stream:
             batch = next(self._iterator, self)
             if batch is self:
                 raise RunError(f"the data of {self.problem!r} holds no batch") from None
+        self._weigh()
         return to_device(batch, self._device, self._dtype)
+
+    def _weigh(self) -> None:
+        if self.part is not None and self._iterator is not None:
+            self.weight = self.part.uneven.get(self._iterator.done - 1, 1.0)
 
     def peek(self) -> Any:
         """The micro-batch that :meth:`next` will give."""
@@ -99,7 +110,8 @@ class Stream:
         Raises:
             RunError: Both would draw from one live object that cannot be copied, such as a generator.
         """
-        return Stream(self.problem, self._apart, self._loading, self._device, self._dtype)
+        part = None if self.part is None else replace(self.part, uneven={})
+        return Stream(self.problem, self._apart, self._loading, self._device, self._dtype, part)
 
     def _apart(self) -> Any:
         """The data as the source gives it; a copy where it is what this stream draws from, data sets excepted."""
@@ -139,6 +151,7 @@ class Stream:
         try:
             self._iterator = self._start(state)
             self._peeked = [to_device(batch, self._device, self._dtype) for batch in self._iterator.ahead]
+            self._weigh()
         except StopIteration:
             raise RunError(
                 f"the data of {self.problem!r} ends before its batch {state.done}, where the checkpoint was written"
@@ -147,7 +160,8 @@ class Stream:
     def _start(self, position: Position | None = None) -> Epoch:
         if self._loader is None or isinstance(self._loader, Iterator):
             self._loader = as_loader(self._source(), self._loading, self.problem)
-        return Epoch(self._loader, self.epoch, position)
+            self._given = self._loader if self.part is None else cut_loader(self._loader, self.part, self.problem)
+        return Epoch(self._given, self.epoch, position)
 
 
 def as_loader(data: Any, loading: Loading, problem: str = "data") -> Any:

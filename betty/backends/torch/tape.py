@@ -13,7 +13,7 @@ therefore kept by version, and enters the sweep where it belongs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,6 +179,13 @@ class Adjoint:
     def gain(self, version: int, tree: Tree) -> None:
         known = self.by_version.get(version)
         self.by_version[version] = tree if known is None else add(known, tree)
+
+    def map(self, change: Callable[[Tree], Tree]) -> Adjoint:
+        """The adjoint with all its trees passed through ``change`` at once."""
+        flat = iter(change(tuple(leaf for tree in self.by_version.values() for leaf in tree)))
+        found = Adjoint()
+        found.by_version = {version: tuple(next(flat) for _ in tree) for version, tree in self.by_version.items()}
+        return found
 
     def total(self) -> Tree | None:
         """The sum over versions, for responses that know the present alone; ``None`` if nothing arrived."""

@@ -15,6 +15,7 @@ from betty.backends.torch.errors import RunError
 from betty.backends.torch.executor import Executor
 from betty.backends.torch.frame import Outcome
 from betty.backends.torch.objective import View
+from betty.backends.torch.processes import Processes
 from betty.backends.torch.program import Program, preserved
 from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.stream import to_device
@@ -67,6 +68,8 @@ class Validation:
     reads: tuple[str, ...]
     every: int = 100
     at_end: bool = True
+    processes: Processes | None = None
+    """Of several, the first measures; the others wait for it and learn what it has found."""
 
     def measure(self, program: Program) -> Row:
         """Numbers by name; the program is as before afterwards (modes, buffers and random states).
@@ -74,6 +77,11 @@ class Validation:
         Raises:
             RunError: The function returned neither a number nor a dict of numbers.
         """
+        if self.processes is None:
+            return self._measured(program)
+        return self.processes.by_first(lambda: self._measured(program), "validate")
+
+    def _measured(self, program: Program) -> Row:
         views = {name: _Placed(name, program[name].module, fixed=True) for name in self.reads}
         quiet = (torch.no_grad(), evaluating(program), replaying(None, program.device), preserved(program))
         with ExitStack() as stack:
@@ -296,12 +304,17 @@ class Trainer:
         """The metrics of this iteration, empty where none are due; the one place where the device is waited for."""
         row: Row = {}
         if final or self.iteration % self.record_every == 0:
-            row.update(_numbers(self.latest))
+            row.update(self._together(_numbers(self.latest)))
         if self.validation is not None and ((final and self.validation.at_end) or self._validation_due()):
             self.validated = self.validation.measure(self.executor.program)
             self.validated_at = self.iteration
             row.update((f"validate.{key}", value) for key, value in self.validated.items())
         return row
+
+    def _together(self, row: Row) -> Row:
+        """The mean over all processes: each has seen its part of the batches."""
+        processes = self.executor.program.processes
+        return row if processes is None else processes.mean_row(row)
 
     def _tell(self, event: str, *arguments: Any) -> None:
         for observer in self.observers:

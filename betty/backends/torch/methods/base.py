@@ -38,7 +38,7 @@ class Solution:
     stats: Mapping[str, float | Tensor] = field(default_factory=dict)
 
 
-def _same(v: Tree) -> Tree:
+def same(v: Tree) -> Tree:
     return v
 
 
@@ -55,7 +55,7 @@ class Aid:
     """
 
     start: Tree | None = None
-    adapt: Operator = _same
+    adapt: Operator = same
     diagonal: Callable[[], Tree] | None = None
     seed: int = 0
 
@@ -93,6 +93,8 @@ class Lower:
             lower then descends ``L + decay ||theta||^2 / 2``, and it is this loss's solution that responds.
         answers: For each parameter, whether the response goes through it; empty where it goes through all. The
             others count as constants of the loss.
+        together: The mean of a tree over all processes. The loss is the mean of theirs: what a method makes of its
+            derivatives it makes of their mean, other than what it gives in the end, of which the mean is taken later.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Lower:
     reads: Mapping[str, Tree]
     decay: Sequence[float] = ()
     answers: Sequence[bool] = ()
+    together: Operator = same
 
     def through(self, tree: Tree) -> Tree:
         """``tree`` with zeros for the parameters that the response does not go through."""

@@ -53,10 +53,10 @@ class Penalty(Estimator):
         known: Tree | None = memory.get("offset") if self.warm_start else None
         offset = scale(1 / sigma, known) if known is not None else zeros_like(v)
         pull = {name: lower.parameters}
-        start = lower.gradients(pull, lower.parameters)[name]
+        start = lower.together(lower.gradients(pull, lower.parameters)[name])
         change: Tree = ()
         for _ in range(self.iterations):
-            here = lower.gradients(pull, axpy(1.0, offset, lower.parameters))[name]
+            here = lower.together(lower.gradients(pull, axpy(1.0, offset, lower.parameters))[name])
             # A lower that has not converged moves on its own; that part is not an answer to v.
             change = axpy(1 / sigma, v, subtract(here, start))
             offset = axpy(-self.alpha, change, offset)

@@ -73,6 +73,7 @@ def again(
         buffers = evaluated_again(problem, micro, segment, buffers, into, graph=graph)
     if len(record.micros) > 1 and segment.gradient is not None:
         segment.gradient = scale(1 / len(record.micros), segment.gradient)
+    segment.gradient = problem.together(segment.gradient or ())
     tuners = _read(segment, record.tuners, into)
     with torch.set_grad_enabled(graph):
         groups = tuned_groups(record.groups, problem.tuned, tuners)
@@ -115,7 +116,7 @@ def gradient_again(
         objective.undone(),
         torch.enable_grad(),
     ):
-        loss = objective.held(sample.batch).loss
+        loss = objective.held(sample.batch, sample.weight).loss
         found = torch.autograd.grad(loss, by, create_graph=graph, allow_unused=True, materialize_grads=True)
         return found, objective.buffers.held()
 

@@ -141,7 +141,9 @@ class Recorder:
         left = self._left.get(problem.name)
         if not tape or left is None or edits(problem.parameters, optimizer)[1] != left[1]:
             return Segment.open(problem.version, problem.parameters, optimizer)
-        link = problem.name in self._whole and not problem.objective.reruns
+        # Linked segments are swept at once; several processes have to meet between two updates.
+        alone = problem.processes is None
+        link = problem.name in self._whole and alone and not problem.objective.reruns
         return Segment.following(problem.version, tape[-1], link=link)
 
     def _reading(self, name: str) -> Reading:
@@ -170,6 +172,7 @@ class Recorder:
             return ()
         groups = self.groups(problem)
         for tangents in problem.tangents.values():
+            tangents.gather(problem.together)
             tuners = tuple({one.problem: None for one in problem.tuned} | dict.fromkeys(tangents.by))
             tangents.close(problem, detach(gradient), groups, self._live(tuners), item.every)
         return groups

@@ -108,6 +108,7 @@ def _update(
         total = add(total, part) if total else part
     if len(record.micros) > 1:
         total = scale(1 / len(record.micros), total)
+    total = problem.together(total)
     _schedule(twin, parameters, record)
     show(twin, values_of(problem.tuned, {one.problem: _moved(one, moves) for one in record.tuners}))
     for one, gradient in zip(parameters, total, strict=True):

@@ -26,16 +26,19 @@ def sweep(
     holding: Callable[[Segment], AbstractContextManager[None]] = _as_it_is,
     *,
     retain: bool = True,
+    together: Callable[[Tree], Tree] = tuple,
 ) -> Iterator[tuple[Reading, Tree]]:
     """Use up ``adjoint``: pass it back through ``segments`` (newest first); what each reading gains, newest first.
 
     Parameters and optimiser state at the start of the oldest segment count as constant, unless the parameters were
     copied from another problem's: that gains what arrives there. Linked segments are swept at once. ``holding`` lets
     the modules hold what a segment was computed with, for code that activation checkpointing evaluates again; such
-    segments are not linked. With ``retain`` the graphs stay as they are, for another sweep.
+    segments are not linked. With ``retain`` the graphs stay as they are, for another sweep. ``together`` is the mean
+    over all processes: a gradient is one of all of them, so that what has passed through it is each process's part.
     """
     cotangent: dict[Key, Tensor] = {}
     for run in _runs(segments):
+        cotangent = dict(zip(cotangent, together(tuple(cotangent.values())), strict=True))
         seeds = _seeds(run, cotangent, adjoint)
         if not seeds:
             continue

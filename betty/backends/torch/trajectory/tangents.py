@@ -83,6 +83,12 @@ class Tangents:
             found = _of_gradient(problem, sample, column, reads)
             column.gradient = found if column.gradient is None else add(column.gradient, found)
 
+    def gather(self, together: Callable[[Tree], Tree]) -> None:
+        """Take the mean over all processes of what the gradient so far depends on."""
+        found = iter(together(tuple(part for column in self.columns for part in column.gradient or ())))
+        for column in self.columns:
+            column.gradient = tuple(next(found) for _ in column.gradient or ())
+
     def close(
         self,
         problem: LiveProblem,
