@@ -186,7 +186,8 @@ class _Builder:
         )
         source = partial(self._call, ("problems", name, "data"), make)
         part = self.processes.part(loading.seed) if self.processes is not None and data.shard else None
-        return Stream(name, source, loading, self.device, torch.float64 if precision == "fp64" else None, part)
+        dtype = torch.float64 if precision == "fp64" else None
+        return Stream(name, source, loading, self.device, dtype, part, data.shard)
 
     def _check_names(self, name: str, problem: ProblemSpec) -> None:
         """A module keeps its parameters beside its own attributes, whose names are taken."""

@@ -15,8 +15,10 @@ from betty.backends.torch.check import Request, Truth, check_program
 from betty.backends.torch.check.recommend import TOLERANCE
 from betty.backends.torch.check.run import MOST_STEPS
 from betty.backends.torch.executor import Executor
+from betty.backends.torch.processes import Found
 from betty.backends.torch.program import Program
 from betty.backends.torch.random import replaying
+from betty.backends.torch.rejoining import alone
 from betty.backends.torch.trainer import Observer, Trainer
 from betty.checking import Report
 from betty.classes.front import ClassFront
@@ -280,6 +282,7 @@ class Engine(ClassMembers):
         *,
         out: str | Path | None = None,
         write: bool = False,
+        command: Mapping[str, Any] | None = None,
         profile: bool = False,
         observers: Sequence[Observer] = (),
     ) -> Result:
@@ -289,6 +292,7 @@ class Engine(ClassMembers):
             iterations: How many; the spec's by default.
             out: Folder for ``metrics.jsonl``, ``plan.txt``, ``spec.yaml`` and ``weights.pt``.
             write: Write them to ``runs/<name>-<n>`` where ``out`` is not given.
+            command: How the run was begun, for ``betty run --resume``: written into the folder.
             profile: Measure time and memory of every instruction; slower.
             observers: Told of every iteration and record.
 
@@ -296,7 +300,7 @@ class Engine(ClassMembers):
             RunError: The run cannot go on, or its folder cannot be written.
         """
         name = self._front.running.name
-        folder = new_folder(out, name) if (out is not None or write) and self.is_rank_zero() else None
+        folder = self._alone(lambda: new_folder(out, name, command), "making the folder") if out is not None or write else None
         run = Run(front=self._front, trainer=self._trainer, folder=folder, observers=observers, profile=profile)
         return run.go(self.train_iters if iterations is None else iterations, self._begin)
 
@@ -323,19 +327,23 @@ class Engine(ClassMembers):
         Raises:
             RunError: There is no such run or no checkpoint, or the program has changed; the fields are named.
         """
-        path = latest_run(Path("runs"), self._front.running.name) if folder is None else Path(folder)
+        name = self._front.running.name
+        path = self._alone(lambda: latest_run(Path("runs"), name) if folder is None else Path(folder), "resuming")
         self._trainer.executor.recorder.record()
         found = RunFolder(path)
         history = go_back(self._trainer, found, self.to_spec(), anyway=anyway)
         run = Run(
             front=self._front,
             trainer=self._trainer,
-            folder=found if self.is_rank_zero() else None,
+            folder=found,
             observers=observers,
             profile=profile,
             history=history,
         )
         return run.go(max(0, self.train_iters - self.iteration), self._begin)
+
+    def _alone(self, find: Callable[[], Found], what: str) -> Found:
+        return alone(self._program.processes, find, what)
 
     def _begin(self) -> None:
         if isinstance(self._front, ClassFront):

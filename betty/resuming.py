@@ -10,16 +10,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from betty.backends.torch import checkpoint
 from betty.backends.torch.errors import RunError
+from betty.backends.torch.rejoining import alone
 from betty.backends.torch.trainer import Trainer
 from betty.observers.checkpoints import numbered
 from betty.result import History
 from betty.runfolder import RunFolder, write_atomically
 
-FREE = ("name", "engine.iterations", "engine.log", "engine.checkpoint", "engine.validate", "engine.early_stopping")
+FREE = (
+    *("name", "engine.iterations", "engine.log", "engine.checkpoint", "engine.validate", "engine.early_stopping"),
+    *("engine.strategy", "engine.backend", "engine.timeout"),
+)
 """Fields that may change between two parts of a run: none of them changes what a step does."""
 DAMAGED = ".damaged"
 
@@ -46,6 +51,14 @@ def go_back(trainer: Trainer, folder: RunFolder, spec: str, *, anyway: bool) -> 
     Raises:
         RunError: The program has changed, unless ``anyway``; or no checkpoint can be read.
     """
+    processes = trainer.executor.program.processes
+    newest = alone(processes, lambda: _checked(folder, spec, anyway=anyway), "resuming")
+    checkpoint.restore(trainer, newest)
+    return alone(processes, lambda: _kept_rows(folder, trainer.iteration), "resuming")
+
+
+def _checked(folder: RunFolder, spec: str, *, anyway: bool) -> Path:
+    """The newest checkpoint that is whole, of a program that is still the same."""
     changes = list(differences(_fields(folder), yaml.safe_load(spec)))
     if changes and not anyway:
         raise RunError(
@@ -53,8 +66,7 @@ def go_back(trainer: Trainer, folder: RunFolder, spec: str, *, anyway: bool) -> 
             + "\n  ".join(changes)
             + "\n  put these back as they were, or go on nevertheless with --resume-anyway (resume(anyway=True))"
         )
-    _restore_newest(trainer, folder)
-    return _kept_rows(folder, trainer.iteration)
+    return _newest(folder)
 
 
 def differences(before: Any, after: Any, at: str = "") -> Iterator[str]:
@@ -79,19 +91,18 @@ def _fields(folder: RunFolder) -> Any:
         raise RunError(f"{folder.path} is no folder of a run: cannot read {folder.spec.name} ({error})") from None
 
 
-def _restore_newest(trainer: Trainer, folder: RunFolder) -> None:
+def _newest(folder: RunFolder) -> Path:
     found = numbered(folder.checkpoints)
     if not found:
         raise RunError(f"{folder.path} has no checkpoint: set engine.checkpoint, such as {{every: 200}}, in the spec")
     for path in reversed(found):
         try:
-            checkpoint.read(path, trainer.executor.program.device)
+            checkpoint.read(path, torch.device("cpu"))
         except RunError as error:
             log.warning("%s; the one before it is used", error)
             path.rename(path.with_name(path.name + DAMAGED))  # or it would pass for the newest for ever
             continue
-        checkpoint.restore(trainer, path)
-        return
+        return path
     raise RunError(f"no checkpoint in {folder.checkpoints} can be read")
 
 

@@ -75,22 +75,23 @@ class RunFolder:
             raise RunError(f"cannot write {self.path / name}: {error.strerror or error}") from None
 
 
-def new_folder(wanted: Path | str | None, name: str) -> RunFolder:
-    """``wanted``, made if need be, or the first free ``runs/<name>-<n>``.
+def new_folder(wanted: Path | str | None, name: str, command: Mapping[str, Any] | None = None) -> RunFolder:
+    """``wanted``, made if need be, or the first free ``runs/<name>-<n>``; with ``command`` written into it.
 
     Raises:
         RunError: The folder cannot be made, or holds another run already.
     """
     try:
-        if wanted is None:
-            return RunFolder(_next_free(Path("runs"), name))
-        path = Path(wanted)
+        path = _next_free(Path("runs"), name) if wanted is None else Path(wanted)
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the run's folder: {error.strerror or error}: {error.filename}") from None
     if (path / METRICS).exists():
         raise RunError(f"{path} holds a run already; name another folder, or none for runs/{name}-<n>")
-    return RunFolder(path)
+    found = RunFolder(path)
+    if command is not None:
+        found.write_command(command)
+    return found
 
 
 def _next_free(parent: Path, name: str) -> Path:

@@ -24,7 +24,7 @@ class Run:
     Args:
         front: The program.
         trainer: Runs it.
-        folder: Where results go; ``None`` for nowhere.
+        folder: Where results go; ``None`` for nowhere. Of several processes the first writes.
         observers: Told of everything beside those that write.
         profile: Whether every instruction is measured.
         history: Rows of an earlier part of the same run.
@@ -55,7 +55,7 @@ class Run:
         begin()
         reason = self.trainer.run(iterations)
         seconds = time.perf_counter() - start
-        if self.folder is not None:
+        if self.folder is not None and self._first:
             problems = self.front.program.problems
             self.folder.write_weights({name: one.module.state_dict() for name, one in problems.items()})
         return Result(
@@ -64,19 +64,15 @@ class Run:
             iterations=self.trainer.iteration,
             reason=reason,
             seconds=seconds,
-            folder=self.folder.path if self.folder else None,
+            folder=self.folder.path if self.folder and self._first else None,
             profile=self._measured(profiler) if profiler else "",
         )
 
     def _writers(self) -> list[Observer]:
         if self.folder is None:
             return []
-        running, compiled = self.front.running, self.front.compiled
-        self.folder.write_plan(explain(compiled.plan, compiled.graph) + "\n")
-        self.folder.write_spec(self.front.written())
-        found = cast("list[Observer]", [JsonLines(self.folder.metrics)])
-        if running.tensorboard:
-            found.append(TensorBoard(self.folder.path))
+        running = self.front.running
+        found = self._of_first(self.folder) if self._first else []
         if running.checkpoint_every:
             found.append(
                 Checkpoints(
@@ -88,6 +84,20 @@ class Run:
                 )
             )
         return found
+
+    def _of_first(self, folder: RunFolder) -> list[Observer]:
+        compiled = self.front.compiled
+        folder.write_plan(explain(compiled.plan, compiled.graph) + "\n")
+        folder.write_spec(self.front.written())
+        found = cast("list[Observer]", [JsonLines(folder.metrics)])
+        if self.front.running.tensorboard:
+            found.append(TensorBoard(folder.path))
+        return found
+
+    @property
+    def _first(self) -> bool:
+        processes = self.front.program.processes
+        return processes is None or processes.rank == 0
 
     def _measured(self, profiler: Profiler) -> str:
         measured = {

@@ -129,4 +129,5 @@ class ClassMembers:
 
     def is_rank_zero(self) -> bool:
         """Whether this is the first of the processes."""
-        return not isinstance(self._front, ClassFront) or self._front.runtime.rank == 0
+        processes = self._front.program.processes
+        return processes is None or processes.rank == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from betty.cli.compile import compile_command
 from betty.cli.options import RENDER_DEFAULT
 from betty.cli.run import run_command
 from betty.cli.schema import schema_command
-from betty.ir.diagnostics import BettyError
+from betty.ir.diagnostics import BettyError, GraphError, SpecError
 
 BARE = {"--render": RENDER_DEFAULT, "--resume": ""}
 """Options that may stand without a value, and what they mean then."""
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=spelled_out(given), prog_name="betty")
     except BettyError as error:
-        print(error.to_text(), file=sys.stderr)
+        # Of several processes the first speaks for all, where all have found the same.
+        if os.environ.get("RANK", "0") == "0" or not isinstance(error, SpecError | GraphError):
+            print(error.to_text(), file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output has gone, as `betty compile ... | head` does
         sys.stderr.close()

@@ -54,19 +54,20 @@ def run_command(
         if spec is None:
             raise BettyError("name a spec: betty run SPEC; or go on with a run: betty run --resume")
         engine = Engine(spec, overrides=overrides, trust=trust)
-        print(engine.explain(), flush=True)
+        _tell(engine, engine.explain())
         command = {"spec": str(spec.resolve()), "overrides": list(overrides), "trust": list(trust)}
-        result = _run(lambda observers: _begun(engine, out, profile, observers, command), spec.parent)
+        result = _run(engine, lambda observers: _begun(engine, out, profile, observers, command), spec.parent)
     else:
         if out is not None:
             raise BettyError(
                 "--out names the folder of a new run; a run that goes on stays in its own, --resume FOLDER"
             )
         result = _resume(spec, resume or None, anyway, profile, overrides, trust)
-    if result.profile:
-        print(f"\n{result.profile}")
-    print(f"\n{result}")
-    print(f"written to {result.folder}")
+    if result.folder is not None:  # of several processes the first speaks for all
+        if result.profile:
+            print(f"\n{result.profile}")
+        print(f"\n{result}")
+        print(f"written to {result.folder}")
     if result.reason == "interrupted":
         raise typer.Exit(130)
 
@@ -84,28 +85,30 @@ def _resume(
         spec, folder = Path(command["spec"]), str(path)
         overrides, trust = [*command["overrides"], *overrides], [*command["trust"], *trust]
     engine = Engine(spec, overrides=overrides, trust=trust)
-    print(engine.explain(), flush=True)
+    _tell(engine, engine.explain())
     return _run(
-        lambda observers: engine.resume(folder, anyway=anyway, profile=profile, observers=observers), spec.parent
+        engine, lambda observers: engine.resume(folder, anyway=anyway, profile=profile, observers=observers), spec.parent
     )
+
+
+def _tell(engine: Engine, text: str) -> None:
+    """Of several processes the first speaks for all."""
+    if engine.is_rank_zero():
+        print(text, flush=True)
 
 
 def _begun(
     engine: Engine, out: Path | None, profile: bool, observers: Sequence[Observer], command: dict[str, Any]
 ) -> Result:
-    from betty.runfolder import new_folder
-
-    folder = new_folder(out, engine.spec.name)
-    folder.write_command(command)
-    return engine.run(out=folder.path, profile=profile, observers=observers)
+    return engine.run(out=out, write=True, command=command, profile=profile, observers=observers)
 
 
-def _run(start: Callable[[Sequence[Observer]], Result], folder: Path) -> Result:
+def _run(engine: Engine, start: Callable[[Sequence[Observer]], Result], folder: Path) -> Result:
     from betty.observers.progress import Bar, Lines
 
     console = Console(stderr=True)
     try:
-        return start([Bar(console), Lines(console)])
+        return start([Bar(console), Lines(console)] if engine.is_rank_zero() else [])
     except BettyError:
         raise
     except Exception as error:

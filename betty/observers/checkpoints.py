@@ -64,10 +64,12 @@ class Checkpoints(Quiet):
         self._finish()
         best = self._improved(iteration)
         found = checkpoint.state(self._trainer)
+        self._saved = iteration
+        if not found:
+            return  # the first process writes for all
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="betty-checkpoint")
         self._pending = self._writer.submit(self._write, iteration, found, best)
-        self._saved = iteration
 
     def _improved(self, iteration: int) -> bool:
         """Whether this iteration was validated, and is better than all that were saved before."""
@@ -105,6 +107,8 @@ def save(trainer: Trainer, path: Path) -> None:
         RunError: The file or a part of the program cannot be written.
     """
     found = checkpoint.state(trainer)
+    if not found:
+        return
     try:
         write_atomically(path, lambda file: checkpoint.write(found, file))
     except OSError as error:

@@ -19,8 +19,9 @@ from betty.backends.torch.errors import RunError
 from betty.backends.torch.frame import Outcome
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.packing import Codec, UnpackableError
-from betty.backends.torch.program import LiveProblem
+from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.random import RandomState
+from betty.backends.torch.rejoining import alone, dealt, gathered
 from betty.backends.torch.tape import Reading
 from betty.backends.torch.trainer import Trainer
 from betty.backends.torch.trajectory import saving
@@ -42,11 +43,13 @@ _warned: set[tuple[str, str]] = set()
 def state(trainer: Trainer) -> State:
     """Everything that the run depends on, as copies in plain containers, for :func:`write`.
 
+    Of several processes the first gets the state of all of them, the others an empty one. All have to ask.
+
     Raises:
         RunError: A part of it cannot be written as plain data; it is named.
     """
     program, codec = trainer.executor.program, Codec(RECORDS)
-    return {
+    found = {
         "plan": trainer.executor.plan.name,
         "iteration": trainer.iteration,
         "random": codec.pack(trainer.standing()),
@@ -57,6 +60,7 @@ def state(trainer: Trainer) -> State:
         "recorder": trainer.executor.recorder.state(),
         "problems": {name: _problem_state(problem, codec) for name, problem in program.problems.items()},
     }
+    return gathered(found, program)
 
 
 def _problem_state(problem: LiveProblem, codec: Codec) -> State:
@@ -143,11 +147,8 @@ def restore(trainer: Trainer, path: Path) -> None:
         RunError: The file cannot be read, is damaged, or belongs to other problems.
     """
     program = trainer.executor.program
-    saved, codec = read(path, program.device), Codec(RECORDS)
-    problems: dict[str, State] = saved["problems"]
-    if set(problems) != set(program.problems):
-        raise RunError(f"{path} holds the problems {listing(list(problems))}, not {listing(list(program.problems))}")
-    parts = {name: {key: codec.unpack(value) for key, value in found.items()} for name, found in problems.items()}
+    saved = dealt(alone(program.processes, lambda: _fitting(path, program), "restoring"), program, Codec(RECORDS).unpack)
+    parts: dict[str, State] = saved["problems"]
     for name, found in parts.items():
         try:
             _restore_problem(program[name], found)
@@ -160,12 +161,20 @@ def restore(trainer: Trainer, path: Path) -> None:
         saving.restore(program[name], found["updates"], trainer.executor.recorder.into(name))
     trainer.executor.recorder.restore(saved["recorder"])
     trainer.iteration = int(saved["iteration"])
-    trainer.validated, trainer.latest = dict(saved["validated"]), codec.unpack(saved["latest"])
+    trainer.validated, trainer.latest = dict(saved["validated"]), saved["latest"]
     trainer.best = saved["best"]
     if trainer.patience is not None and saved["patience"] is not None:
         trainer.patience.best, trainer.patience.waited = saved["patience"]
     trainer.resumed = True
-    trainer.stand(codec.unpack(saved["random"]))
+    trainer.stand(saved["random"])
+
+
+def _fitting(path: Path, program: Program) -> State:
+    saved = read(path, program.device)
+    problems = list(saved["problems"])
+    if set(problems) != set(program.problems):
+        raise RunError(f"{path} holds the problems {listing(problems)}, not {listing(list(program.problems))}")
+    return saved
 
 
 def _restore_problem(problem: LiveProblem, saved: State) -> None:

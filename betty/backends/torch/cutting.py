@@ -7,7 +7,7 @@ in the same order; nothing is repeated, nothing left out, and a run may go on wi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -189,3 +189,21 @@ def _sliced(item: Any, rows: slice, size: int) -> Any:
             return item[rows]  # such as the texts of the examples
         return type(item)(_sliced(one, rows, size) for one in item)
     return item
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """The whole batch of its parts, in the order of the processes."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts)) if first.dim() else first
+    if isinstance(first, Mapping):
+        found: Any = copy.copy(first)
+        found.update({key: joined([part[key] for part in parts]) for key in first})
+        return found
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*(joined(column) for column in zip(*parts, strict=True)))
+    if isinstance(first, list | tuple):
+        if any(isinstance(one, Tensor | Mapping | list | tuple) for one in first):
+            return type(first)(joined(column) for column in zip(*parts, strict=True))
+        return type(first)(one for part in parts for one in part)
+    return first

@@ -53,6 +53,7 @@ class Stream:
         device: Where tensors go.
         dtype: What floating-point tensors become, or ``None`` to leave them.
         part: Of every batch, where several processes train; the whole where ``None``.
+        shards: Whether several processes would take a part each.
     """
 
     def __init__(  # noqa: PLR0913 - what a stream is
@@ -63,8 +64,9 @@ class Stream:
         device: torch.device,
         dtype: torch.dtype | None = None,
         part: Part | None = None,
+        shards: bool = True,
     ) -> None:
-        self.problem, self.epoch, self.part = problem, 0, part
+        self.problem, self.epoch, self.part, self.shards = problem, 0, part, shards
         self.weight = 1.0
         """Of the batch given or looked at last, by which the mean over all processes is that over the whole batch."""
         self._source, self._loading, self._device, self._dtype = source, loading, device, dtype
@@ -111,7 +113,7 @@ class Stream:
             RunError: Both would draw from one live object that cannot be copied, such as a generator.
         """
         part = None if self.part is None else replace(self.part, uneven={})
-        return Stream(self.problem, self._apart, self._loading, self._device, self._dtype, part)
+        return Stream(self.problem, self._apart, self._loading, self._device, self._dtype, part, self.shards)
 
     def _apart(self) -> Any:
         """The data as the source gives it; a copy where it is what this stream draws from, data sets excepted."""
