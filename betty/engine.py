@@ -300,7 +300,11 @@ class Engine(ClassMembers):
             RunError: The run cannot go on, or its folder cannot be written.
         """
         name = self._front.running.name
-        folder = self._alone(lambda: new_folder(out, name, command), "making the folder") if out is not None or write else None
+        folder = (
+            self._alone(lambda: new_folder(out, name, command), "making the folder")
+            if out is not None or write
+            else None
+        )
         run = Run(front=self._front, trainer=self._trainer, folder=folder, observers=observers, profile=profile)
         return run.go(self.train_iters if iterations is None else iterations, self._begin)
 

@@ -10,6 +10,7 @@ from betty.backends.torch.executor import Executor
 from betty.backends.torch.random import RandomState, derived_seed, replaying
 from betty.backends.torch.trace import trace
 from betty.backends.torch.trainer import EarlyStopping
+from betty.backends.torch.zero import ZERO, share_optimizers
 from betty.build import build, build_validation, check_trajectories
 from betty.front import Running
 from betty.ir.applicable import diagnose_methods
@@ -38,6 +39,8 @@ class SpecFront:
         self.program = build(found.document, found.graph, found.resolved)
         self.compiled = self._compile(found.graph)
         self.executor = Executor(self.compiled.plan, self.program)
+        if self.compiled.graph.settings.strategy == ZERO:
+            share_optimizers(self.program, self.compiled.plan)
         self.measures, self.early_stopping = build_validation(
             self.spec.engine, found.graph, found.resolved, self.program.processes
         )

@@ -87,7 +87,9 @@ def _resume(
     engine = Engine(spec, overrides=overrides, trust=trust)
     _tell(engine, engine.explain())
     return _run(
-        engine, lambda observers: engine.resume(folder, anyway=anyway, profile=profile, observers=observers), spec.parent
+        engine,
+        lambda observers: engine.resume(folder, anyway=anyway, profile=profile, observers=observers),
+        spec.parent,
     )
 
 

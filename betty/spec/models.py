@@ -254,9 +254,9 @@ class EngineSpec(SpecModel):
     checkpoint: CheckpointSpec | None = Field(default=None, description="When the state is saved; empty for never.")
     strategy: Strategy = Field(
         default="auto",
-        description="How the processes that `torchrun` has started share the work: `ddp` (each has all parameters and a "
-        "part of every batch), `zero` (and a part of the optimisers' states), `single` (there is one process), or "
-        "`auto`.",
+        description="How the processes that `torchrun` has started share the work: `ddp` (each has all parameters and "
+        "its part of every batch), `zero` (and a part of the optimisers' states), `single` (there is one process), or "
+        "`auto`: `ddp` where there are several.",
     )
     backend: Literal["auto", "gloo", "nccl", "mpi"] = Field(
         default="auto", description="How processes talk to one another: `auto` is `nccl` on GPUs and `gloo` on CPUs."

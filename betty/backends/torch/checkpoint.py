@@ -147,7 +147,8 @@ def restore(trainer: Trainer, path: Path) -> None:
         RunError: The file cannot be read, is damaged, or belongs to other problems.
     """
     program = trainer.executor.program
-    saved = dealt(alone(program.processes, lambda: _fitting(path, program), "restoring"), program, Codec(RECORDS).unpack)
+    written = alone(program.processes, lambda: _fitting(path, program), "restoring")
+    saved = dealt(written, program, Codec(RECORDS).unpack)
     parts: dict[str, State] = saved["problems"]
     for name, found in parts.items():
         try:
@@ -185,6 +186,9 @@ def _restore_problem(problem: LiveProblem, saved: State) -> None:
             part.load_state_dict(saved[key])
     problem.count, problem.version, problem.accumulated = saved["count"], saved["version"], saved["accumulated"]
     problem.idle, problem.last, problem.memories = saved["idle"], saved["last"], saved["memories"]
+    if problem.shares is not None and problem.optimizer is not None:
+        problem.shares.drop(problem.optimizer, problem.parameters)
+        problem.last = problem.shares.own(problem.last) if problem.last is not None else None
     problem.started_at, problem.seen, problem.ahead = saved["started_at"], saved["seen"], saved["ahead"]
     problem.kept.clear()
     problem.kept.extend(saved["kept batches"] or ())

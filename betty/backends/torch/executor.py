@@ -321,7 +321,8 @@ class Executor:
         if item.remember:
             assert problem.optimizer is not None
             clipped = clip(detach(gradient), problem.gradient_clipping)
-            problem.last = remember(problem.optimizer, problem.parameters, clipped)
+            last = remember(problem.optimizer, problem.parameters, clipped)
+            problem.last = last if problem.shares is None else problem.shares.own(last)
         groups = self.recorder.prepare(problem, gradient, item)
         if problem.idle:
             groups = tuple(None if index in problem.idle else group for index, group in enumerate(groups))

@@ -37,14 +37,17 @@ def descend(problem: LiveProblem, gradient: Tree) -> None:
         else:
             assert problem.optimizer is not None
             move(problem.optimizer, problem.scaler)
+    if problem.shares is not None:
+        problem.shares.spread(problem.parameters)
 
 
 @contextmanager
 def showing(problem: LiveProblem, gradient: Tree) -> Iterator[None]:
     """Let the parameters hold a gradient in ``.grad``; they hold none afterwards."""
+    left_out = problem.idle if problem.shares is None else problem.idle | problem.shares.foreign
     try:
         for index, (parameter, part) in enumerate(zip(problem.parameters, gradient, strict=True)):
-            parameter.grad = None if index in problem.idle else part
+            parameter.grad = None if index in left_out else part
         yield
     finally:
         for parameter in problem.parameters:

@@ -67,7 +67,7 @@ class Processes:
     rank: int
     count: int
     patient: Any
-    traffic: Traffic = field(default_factory=lambda: Traffic())
+    traffic: Traffic = field(default_factory=Traffic)
 
     @classmethod
     def joined(cls, backend: str, seconds: float, device: torch.device) -> Processes | None:
@@ -125,6 +125,13 @@ class Processes:
         used[list(idle)] = 0
         *mean, used = self.averaged((*tree, used))
         return tuple(mean), {index for index in idle if not used[index]} if idle else idle
+
+    def sent(self, flat: Tensor, rank: int) -> Tensor:
+        """The values that ``flat`` has in one of the processes."""
+        self.traffic.note(flat)
+        with meeting():
+            dist.broadcast(flat, src=rank)
+        return flat
 
     def _sum(self, flat: Tensor) -> None:
         self.traffic.note(flat)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from betty.backends.torch.processes import Processes
     from betty.backends.torch.tape import Segment
     from betty.backends.torch.trajectory.tangents import Tangents
+    from betty.backends.torch.zero import Shares
 
 
 class Hooks(Protocol):
@@ -114,6 +115,8 @@ class LiveProblem:
 
     processes: Processes | None = None
     """Those that train the program together; set by the program."""
+    shares: Shares | None = None
+    """Who updates which parameters, where the processes share the optimiser's state."""
 
     def __post_init__(self) -> None:
         self.parameters: Tree = trainable(self.module, self.trained)

@@ -22,6 +22,7 @@ from betty.backends.torch.trajectory.history import Micro, Record
 from betty.backends.torch.trajectory.saving import Trajectory
 from betty.backends.torch.trajectory.tangents import Column
 from betty.backends.torch.tree import Tree, add, scale
+from betty.backends.torch.zero import merged_last, merged_states
 
 State = dict[str, Any]
 SAME = ("module", "optimizer", "scheduler", "scaler", "memories", "last")
@@ -43,13 +44,19 @@ def gathered(found: State, program: Program) -> State:
     if not states:
         return {}
     first, *others = states
+    for name, problem in program.problems.items():
+        if problem.shares is not None:
+            optimizers = [state["problems"][name].pop("optimizer") for state in others]
+            whole = first["problems"][name]
+            whole["optimizer"] = merged_states([whole["optimizer"], *optimizers])
     return {**first, OTHERS: others}
 
 
 def _own(found: State, program: Program) -> State:
     problems = {}
     for name, problem in program.problems.items():
-        parts = {key: value for key, value in found["problems"][name].items() if key not in SAME}
+        shared = ("optimizer", "last") if problem.shares is not None else ()
+        parts = {key: value for key, value in found["problems"][name].items() if key not in SAME or key in shared}
         written = found["problems"][name]["module"]
         parts["module"] = {key: written[key] for key, _ in problem.module.named_buffers() if key in written}
         problems[name] = parts
@@ -86,9 +93,7 @@ def _whole(own: State, first: State) -> State:
 
 
 def _unpacked(state: State, unpack: Callable[[Any], Any]) -> State:
-    problems = {
-        name: {key: unpack(value) for key, value in parts.items()} for name, parts in state["problems"].items()
-    }
+    problems = {name: {key: unpack(value) for key, value in parts.items()} for name, parts in state["problems"].items()}
     return {**state, "problems": problems, "random": unpack(state["random"]), "latest": unpack(state["latest"])}
 
 
@@ -114,11 +119,13 @@ def _parts(states: Sequence[Mapping[str, Any]], part: Part | None, name: str) ->
     """What one process gets of a problem."""
     kept = [state["kept batches"] for state in states]
     updates = [state["updates"] for state in states]
+    lasts = [state["last"] for state in states]
     return {
         **states[0],
         "accumulated": _mean([state["accumulated"] for state in states]),
         "kept batches": None if None in kept else _samples(kept, part, name),
         "updates": None if None in updates else _trajectory(updates, part, name),
+        "last": None if None in lasts else merged_last(lasts),
     }
 
 
@@ -154,10 +161,7 @@ def _trajectory(states: Sequence[Trajectory], part: Part | None, name: str) -> T
         first,
         records=tuple(_record(records, part, name) for records in zip(*(one.records for one in states), strict=True)),
         open=_record(opened, part, name) if opened else None,
-        tangents={
-            target: (tuple(_column([one.tangents[target][0][at] for one in states]) for at in range(len(columns))), stale)
-            for target, (columns, stale) in first.tangents.items()
-        },
+        tangents={target: (_columns(states, target), stale) for target, (_, stale) in first.tangents.items()},
     )
 
 
@@ -173,8 +177,9 @@ def _record(records: Sequence[Record], part: Part | None, name: str) -> Record:
     return replace(records[0], micros=micros)
 
 
-def _column(columns: Sequence[Column]) -> Column:
-    return replace(columns[0], gradient=_mean([column.gradient for column in columns]))
+def _columns(states: Sequence[Trajectory], target: str) -> tuple[Column, ...]:
+    columns = zip(*(state.tangents[target][0] for state in states), strict=True)
+    return tuple(replace(own[0], gradient=_mean([column.gradient for column in own])) for own in columns)
 
 
 def alone(processes: Processes | None, find: Callable[[], Found], what: str) -> Found:

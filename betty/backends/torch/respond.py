@@ -11,6 +11,7 @@ import torch
 from betty.backends.torch.adaptation import adapt, decay_of, diagonal
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.methods import Aid, Answer, Lower, Occasion, Solution, estimator, inverse, product
+from betty.backends.torch.methods.base import same
 from betty.backends.torch.methods.finite_difference import Difference
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.program import LiveProblem
@@ -71,10 +72,12 @@ def aid_of(lower: LiveProblem, start: Tree | None, seed: int) -> Aid:
     last, optimizer = lower.last, lower.optimizer
     if last is None or optimizer is None:
         return Aid(start=start, seed=seed)
+    # Each process knows how the optimiser treats the parameters that it updates.
+    completed = lower.shares.completed if lower.shares is not None else same
     return Aid(
         start=start,
-        adapt=partial(adapt, last, optimizer, lower.parameters),
-        diagonal=partial(diagonal, last, optimizer, lower.parameters),
+        adapt=lambda v: completed(adapt(last, optimizer, lower.parameters, v)),
+        diagonal=lambda: completed(diagonal(last, optimizer, lower.parameters)),
         seed=seed,
     )
 

@@ -56,7 +56,7 @@ class Stream:
         shards: Whether several processes would take a part each.
     """
 
-    def __init__(  # noqa: PLR0913 - what a stream is
+    def __init__(
         self,
         problem: str,
         source: Callable[[], Any],
