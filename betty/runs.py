@@ -11,6 +11,7 @@ from betty.backends.torch.profiler import Profiler
 from betty.backends.torch.trainer import Observer, Trainer
 from betty.front import Front
 from betty.ir.explain import Measured, explain
+from betty.ir.plan import Exchange
 from betty.observers.checkpoints import Checkpoints
 from betty.observers.records import JsonLines, Memory, TensorBoard
 from betty.result import History, Result
@@ -48,7 +49,9 @@ class Run:
             RunError: The run cannot go on, or its folder cannot be written.
         """
         memory = Memory(self.history)
-        profiler = Profiler(self.front.program.device) if self.profile else None
+        processes = self.front.program.processes
+        traffic = processes.traffic if processes is not None else None
+        profiler = Profiler(self.front.program.device, traffic) if self.profile else None
         self.front.executor.around = profiler
         self.trainer.observers = [memory, *self._writers(), *self.observers]
         start = time.perf_counter()
@@ -101,7 +104,12 @@ class Run:
 
     def _measured(self, profiler: Profiler) -> str:
         measured = {
-            key: Measured(seconds=reading.seconds, bytes=reading.bytes, calls=reading.calls)
+            key: Measured(
+                seconds=reading.seconds,
+                bytes=reading.bytes,
+                calls=reading.calls,
+                exchange=Exchange(calls=reading.met, bytes=reading.sent),
+            )
             for key, reading in profiler.readings.items()
         }
         compiled = self.front.compiled

@@ -15,7 +15,7 @@ from betty.build import build, build_validation, check_trajectories
 from betty.front import Running
 from betty.ir.applicable import diagnose_methods
 from betty.ir.compile import Compiled, compile_graph
-from betty.ir.graph import SINGLE, Graph
+from betty.ir.graph import Graph
 from betty.spec.dump import to_yaml
 from betty.spec.frontend import compile_source
 from betty.spec.load import Source
@@ -80,10 +80,9 @@ class SpecFront:
         return to_yaml(self.spec)
 
     def _strategy(self, declared: Graph) -> str:
-        wanted = declared.settings.strategy
-        if wanted != "auto":
-            return wanted
-        return SINGLE if self.program.processes is None else "ddp"
+        if self.spec.engine.strategy != "auto" or self.program.processes is None:
+            return declared.settings.strategy
+        return "ddp"
 
     def _compile(self, declared: Graph) -> Compiled:
         device = self.program.device

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from betty.ir.graph import Edge, Graph
-from betty.ir.plan import Differentiate, Draw, Estimate, Instruction, Plan, Respond, Step, Update
+from betty.ir.graph import SINGLE, Edge, Graph
+from betty.ir.plan import Differentiate, Draw, Estimate, Exchange, Instruction, Plan, Respond, Step, Update
 from betty.ir.quantities import amount, both, bytes_text, flops_text, plural, time_text
 
 __all__ = ["Measured", "Measurements", "amount", "bytes_text", "explain"]
@@ -20,6 +20,8 @@ class Measured:
     seconds: float
     bytes: int
     calls: int
+    exchange: Exchange = field(default_factory=Exchange)
+    """With other processes, in one call."""
 
     @property
     def total(self) -> float:
@@ -32,6 +34,7 @@ Measurements = Mapping[tuple[str, int], Measured]
 UNKNOWN = "?"
 NOT_MEASURED = "-"
 HEAD = ("problem", "when", "what", "size", "work", "memory")
+MET_HEAD = ("collectives",)
 MEASURED_HEAD = ("time", "peak", "share")
 
 
@@ -44,11 +47,12 @@ class Row:
     what: str = ""
     size: str = ""
     cost: tuple[str, str] = ("", "")
+    met: tuple[str, ...] = ()
     measured: tuple[str, ...] = ()
 
     @property
     def cells(self) -> tuple[str, ...]:
-        return self.who, self.when, self.what, self.size, *self.cost, *self.measured
+        return self.who, self.when, self.what, self.size, *self.cost, *self.met, *self.measured
 
 
 def explain(plan: Plan, graph: Graph | None = None, measured: Measurements | None = None) -> str:
@@ -70,6 +74,7 @@ def explain(plan: Plan, graph: Graph | None = None, measured: Measurements | Non
 
 def _title(plan: Plan) -> str:
     parts = [plural(len(plan.steps), "problem"), plural(plan.edges, "edge"), plan.precision, plan.device]
+    parts += [plan.strategy] if plan.strategy != SINGLE else []
     return f"plan {_shown(plan.name)}   {' · '.join(parts)}"
 
 
@@ -93,7 +98,7 @@ class _Table:
         object.__setattr__(self, "seconds", sum(one.total for one in (self.measured or {}).values()))
 
     def rows(self) -> Iterator[tuple[str, ...]]:
-        yield HEAD + (MEASURED_HEAD if self.measured is not None else ())
+        yield HEAD + (MET_HEAD if self.together else ()) + (self._measured_head if self.measured is not None else ())
         for step in self.plan:
             measured = self._together(step)
             yield Row(
@@ -102,6 +107,7 @@ class _Table:
                 what=_chain(step),
                 size=self._size(step.problem),
                 cost=_total(step.instructions),
+                met=self._met(*step.instructions),
                 measured=measured,
             ).cells
             if step.ahead:
@@ -110,6 +116,19 @@ class _Table:
                 yield Row(who="  after", when=_shown(lower), what=f"has taken {plural(least, 'micro-batch')}").cells
             for index, item in enumerate(step.instructions):
                 yield from (row.cells for row in self._instruction(step, item, self._one(step, index)))
+
+    @property
+    def together(self) -> bool:
+        """Whether several processes run the plan."""
+        return any(item.exchange is not None for step in self.plan for item in step.instructions)
+
+    @property
+    def _measured_head(self) -> tuple[str, ...]:
+        return (*MEASURED_HEAD, "met") if self.together else MEASURED_HEAD
+
+    def _met(self, *items: Instruction) -> tuple[str, ...]:
+        """How often processes meet, and the bytes that each gives to the others."""
+        return (_exchanged([item.exchange for item in items if item.exchange is not None]),) if self.together else ()
 
     def _size(self, name: str) -> str:
         if self.graph is None:
@@ -122,7 +141,8 @@ class _Table:
             yield from _arriving(step, item)
             cost = (self._in_steps(item), bytes_text(item.estimate.bytes) if item.estimate else UNKNOWN)
             method = item.method.brief()
-            yield Row(who="  respond", when=_shown(item.slot), what=method, cost=cost, measured=measured)
+            met = self._met(item)
+            yield Row(who="  respond", when=_shown(item.slot), what=method, cost=cost, met=met, measured=measured)
             for index, reason in enumerate(item.reason.split("; runner-up ")):
                 if reason:
                     yield Row(who="", what=f"({'auto' if index == 0 else 'runner-up'}: {reason})")
@@ -132,7 +152,7 @@ class _Table:
             return
         if measured:
             cost = _cost(item.estimate) if isinstance(item, Differentiate) else ("", "")
-            yield Row(who=f"  {item.op}", what=_keeps(item), cost=cost, measured=measured)
+            yield Row(who=f"  {item.op}", what=_keeps(item), cost=cost, met=self._met(item), measured=measured)
         if isinstance(item, Differentiate):
             for problem, slot in item.adjoints:
                 yield Row(who="  adjoint", when=_shown(slot), what=f"∂L_{_shown(step.problem)}/∂{_shown(problem)}")
@@ -164,10 +184,16 @@ class _Table:
     def _readings(self, found: list[Measured]) -> tuple[str, ...]:
         """Time, peak memory and share of what is measured in ``found``; a step takes its instructions in turn."""
         if not found:
-            return (NOT_MEASURED,) * len(MEASURED_HEAD)
+            return (NOT_MEASURED,) * len(self._measured_head)
         share = sum(one.total for one in found) / self.seconds if self.seconds else 0.0
         seconds, peak = sum(one.seconds for one in found), max(one.bytes for one in found)
-        return time_text(seconds), bytes_text(peak), f"{share:.0%}"
+        met = (_exchanged([one.exchange for one in found]),) if self.together else ()
+        return time_text(seconds), bytes_text(peak), f"{share:.0%}", *met
+
+
+def _exchanged(found: list[Exchange]) -> str:
+    calls = sum(one.calls for one in found)
+    return f"{calls} · {bytes_text(sum(one.bytes for one in found))}" if calls else ""
 
 
 def _work_of(step: Step) -> int:

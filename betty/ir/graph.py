@@ -91,6 +91,8 @@ class Settings:
     """Whether updates that lead up to a step of a problem above are taken back after it."""
     strategy: str = SINGLE
     """How the work is spread: over a single process, or over several and how."""
+    local_adjoints: bool = False
+    """Whether each of several processes answers its own adjoints, where a method is linear in them."""
     memory: int | None = None
     """Bytes that the program may take; ``auto`` chooses methods that fit."""
 

@@ -21,10 +21,24 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """Expected operations of all processes in one call of an instruction, and the bytes that each gives to them."""
+
+    calls: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Instruction:
-    """One thing to do. ``estimate`` is ``None`` where no trace was made."""
+    """One thing to do.
+
+    Args:
+        estimate: Work and memory; ``None`` where no trace was made.
+        exchange: What processes exchange; ``None`` where they exchange nothing, or there is only one.
+    """
 
     estimate: Estimate | None = None
+    exchange: Exchange | None = None
 
     @property
     def op(self) -> str:
@@ -54,7 +68,8 @@ class Differentiate(Instruction):
 class Respond(Instruction):
     """Consume the adjoint in ``slot``; what ``problem`` reads gains the response, as ``method`` approximates it.
 
-    ``into`` pairs each problem read with the slot that gains; the empty slot is the hypergradient itself.
+    ``into`` pairs each problem read with the slot that gains; the empty slot is the hypergradient itself. Of several
+    processes each answers its own adjoint where this is ``local``, not their mean.
     """
 
     problem: str
@@ -63,6 +78,7 @@ class Respond(Instruction):
     into: tuple[tuple[str, str], ...]
     edge: str = ""
     reason: str = ""
+    local: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +138,7 @@ class Plan:
     device: str = "cpu"
     precision: str = "fp32"
     seed: int = 0
+    strategy: str = "single"
     edges: int = 0
     steps: tuple[Step, ...] = ()
 

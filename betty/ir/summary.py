@@ -68,6 +68,9 @@ def _instruction(item: Instruction) -> dict[str, Any]:
         if field.name == "estimate":
             found["work"] = value.flops if value else None
             found["memory"] = value.bytes if value else None
+        elif field.name == "exchange":
+            if value is not None:
+                found |= {"collectives": value.calls, "exchanged": value.bytes}
         elif field.name == "method":
             found["method"] = value.to_text()
         elif field.name in ("into", "adjoints"):

@@ -15,7 +15,7 @@ from typing import Any
 
 from betty.ir.diagnostics import BettyError, GraphError, PlanError
 from betty.ir.graph import Edge, Graph, Problem, Settings
-from betty.ir.plan import Differentiate, Draw, Estimate, Instruction, Plan, Respond, Step, Update
+from betty.ir.plan import Differentiate, Draw, Estimate, Exchange, Instruction, Plan, Respond, Step, Update
 from betty.ir.records import Facts
 from betty.ir.scan import (
     COUNTS,
@@ -38,7 +38,7 @@ Table = Mapping[str, Kind]
 
 # Fields in the order in which they are written; what identifies a record stands before them, without a key.
 SETTINGS: Table = {"iterations": WHOLE, "device": TEXT, "precision": TEXT, "seed": WHOLE}
-CHOICES: Table = {"roll_back": FLAG, "strategy": TEXT, "memory": WHOLE}
+CHOICES: Table = {"roll_back": FLAG, "strategy": TEXT, "local_adjoints": FLAG, "memory": WHOLE}
 """Settings that are written only where they are chosen."""
 PROBLEM: Table = {
     "loss": TEXT,
@@ -67,12 +67,14 @@ FACTS: Table = {
 }
 EDGE: Table = {"flow": FLOW, "method": METHOD, "reason": TEXT}
 PLAN: Table = {**SETTINGS, "edges": WHOLE}
+SPREAD: Table = {"strategy": CHOICES["strategy"]}
 STEP: Table = {"period": WHOLE, "level": WHOLE, "after": COUNTS, "ahead": WHOLE, "answered_by": NAMES}
 ESTIMATE: Table = {"flops": WHOLE, "bytes": WHOLE}
+EXCHANGE: Table = {"collectives": WHOLE, "exchanged": WHOLE}
 INSTRUCTIONS: Mapping[str, tuple[type[Instruction], Table]] = {
     "draw": (Draw, {"keep": WHOLE}),
     "differentiate": (Differentiate, {"adjoints": PAIRS}),
-    "respond": (Respond, {"slot": NAME, "method": METHOD, "into": PAIRS, "edge": TEXT, "reason": TEXT}),
+    "respond": (Respond, {"slot": NAME, "method": METHOD, "into": PAIRS, "edge": TEXT, "reason": TEXT, "local": FLAG}),
     "update": (
         Update,
         {"optimizer": TEXT, "every": WHOLE, "tape": WHOLE, "replay": WHOLE, "tangents": NAMES, "remember": FLAG},
@@ -96,7 +98,7 @@ def graph_to_text(graph: Graph) -> str:
 
 def plan_to_text(plan: Plan) -> str:
     """One line for the plan, one for each step and one for each instruction, numbered within its step."""
-    lines = [_line("plan", write_text(plan.name), _write(plan, PLAN, everything=True))]
+    lines = [_line("plan", write_text(plan.name), _write(plan, PLAN, everything=True), _write(plan, SPREAD))]
     for step in plan:
         always = f"period={step.period} level={step.level}"
         chosen = {key: kind for key, kind in STEP.items() if key not in ("period", "level")}
@@ -108,7 +110,8 @@ def plan_to_text(plan: Plan) -> str:
 def _instruction_text(item: Instruction) -> str:
     subject = write_name(item.problem) if isinstance(item, Respond) else ""
     estimate = _write(item.estimate, ESTIMATE, everything=True) if item.estimate is not None else ""
-    return _line(item.op, subject, _write(item, INSTRUCTIONS[item.op][1]), estimate)
+    met = f"collectives={item.exchange.calls} exchanged={item.exchange.bytes}" if item.exchange is not None else ""
+    return _line(item.op, subject, _write(item, INSTRUCTIONS[item.op][1]), estimate, met)
 
 
 def _line(*parts: str) -> str:
@@ -178,7 +181,7 @@ def parse_plan(text: str) -> Plan:
         PlanError: The text is not that of a plan; says line, column, what was found and what was expected.
     """
     lines = _cursors(text, PlanError)
-    name, settings = _head(lines, "plan", PLAN, PlanError)
+    name, settings = _head(lines, "plan", {**PLAN, **SPREAD}, PlanError)
     steps: dict[str, Step] = {}
     for cursor in lines:
         if cursor.accept("%"):
@@ -201,12 +204,14 @@ def _instruction(cursor: Cursor, index: int) -> Instruction:
     op = cursor.keyword(tuple(INSTRUCTIONS), "an instruction")
     kind, table = INSTRUCTIONS[op]
     values: dict[str, Any] = {"problem": cursor.name()} if kind is Respond else {}
-    values |= _read(cursor, {**table, **ESTIMATE}, f"a field of {op}")
+    values |= _read(cursor, {**table, **ESTIMATE, **EXCHANGE}, f"a field of {op}")
+    exchange = [values.pop(key) for key in EXCHANGE if key in values]
+    met = Exchange(**dict(zip(("calls", "bytes"), exchange, strict=False))) if exchange else None
     estimate = {key: values.pop(key) for key in ESTIMATE if key in values}
     wanted = [one.name for one in fields(kind) if one.default is MISSING and one.name not in values]
     if wanted:
         cursor.fail(f"{op} lacks {', '.join(wanted)}", expected=", ".join(f"{key}=..." for key in wanted))
-    return kind(**values, estimate=Estimate(**estimate) if estimate else None)
+    return kind(**values, estimate=Estimate(**estimate) if estimate else None, exchange=met)
 
 
 def _cursors(text: str, error: type[BettyError]) -> Iterator[Cursor]:

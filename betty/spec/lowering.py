@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from betty.ir.diagnostics import Diagnostic
-from betty.ir.graph import Edge, Graph, Problem, Settings
+from betty.ir.graph import SINGLE, Edge, Graph, Problem, Settings
 from betty.spec.checks import kept_edges
 from betty.spec.fit import Fitted
 from betty.spec.load import Document, Draft
@@ -95,6 +95,7 @@ def _settings(engine: EngineSpec) -> Settings:
         precision=engine.precision,
         seed=engine.seed,
         roll_back=engine.roll_back,
-        strategy=engine.strategy,
+        strategy=SINGLE if engine.strategy == "auto" else engine.strategy,
+        local_adjoints=engine.adjoints == "local",
         memory=engine.memory,
     )

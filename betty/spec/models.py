@@ -258,6 +258,12 @@ class EngineSpec(SpecModel):
         "its part of every batch), `zero` (and a part of the optimisers' states), `single` (there is one process), or "
         "`auto`: `ddp` where there are several.",
     )
+    adjoints: Literal["mean", "local"] = Field(
+        default="mean",
+        description="What `identity` and `sama` answer in each of several processes: the `mean` of all adjoints, by "
+        "which the hypergradient is that of one process, or its own (`local`), as in SAMA's paper: one exchange fewer "
+        "of the size of the lower, and a biased hypergradient.",
+    )
     backend: Literal["auto", "gloo", "nccl", "mpi"] = Field(
         default="auto", description="How processes talk to one another: `auto` is `nccl` on GPUs and `gloo` on CPUs."
     )

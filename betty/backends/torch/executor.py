@@ -229,7 +229,7 @@ class Executor:
         adjoint = frame.adjoints.pop(item.slot, None)
         if adjoint is None:
             return
-        if self.program.processes is not None:
+        if self.program.processes is not None and not item.local:
             adjoint = adjoint.map(frame.problem.together)
         into = dict(item.into)
         if item.method.trajectory:

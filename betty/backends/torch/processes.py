@@ -126,12 +126,13 @@ class Processes:
         *mean, used = self.averaged((*tree, used))
         return tuple(mean), {index for index in idle if not used[index]} if idle else idle
 
-    def sent(self, flat: Tensor, rank: int) -> Tensor:
-        """The values that ``flat`` has in one of the processes."""
+    def shown(self, flat: Tensor) -> list[Tensor]:
+        """The vectors of all processes, by rank; they are equally long."""
         self.traffic.note(flat)
+        found = [torch.empty_like(flat) for _ in range(self.count)]
         with meeting():
-            dist.broadcast(flat, src=rank)
-        return flat
+            dist.all_gather(found, flat)
+        return found
 
     def _sum(self, flat: Tensor) -> None:
         self.traffic.note(flat)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from betty.backends.torch.processes import Traffic
 from betty.ir.plan import Step
 
 FIRST_TIMED = 2
@@ -29,6 +30,10 @@ class Reading:
     calls: int = 0
     timed: int = 0
     bytes: int = 0
+    met: int = 0
+    """Operations of all processes in the last call, ..."""
+    sent: int = 0
+    """... and the bytes that this one has given to them."""
 
     @property
     def seconds(self) -> float:
@@ -44,15 +49,22 @@ class Profiler:
     """
 
     device: torch.device
+    traffic: Traffic | None = None
+    """What is exchanged with other processes."""
     readings: dict[tuple[str, int], Reading] = field(default_factory=dict)
 
     def __call__(self, step: Step, index: int, run: Callable[[], None]) -> None:
         reading = self.readings.setdefault((step.problem, index), Reading())
+        before = (self.traffic.calls, self.traffic.bytes) if self.traffic else (0, 0)
         if reading.calls == MEMORY_CALL:
             reading.bytes = self._peak(run)
         else:
             self._time(reading, run)
         reading.calls += 1
+        if (
+            self.traffic is not None and self.traffic.calls > before[0]
+        ):  # micro-batches before the last exchange nothing
+            reading.met, reading.sent = self.traffic.calls - before[0], self.traffic.bytes - before[1]
 
     def _time(self, reading: Reading, run: Callable[[], None]) -> None:
         self._wait()

@@ -52,13 +52,19 @@ class Shares:
     def completed(self, tree: Tree) -> Tree:
         """A tree whose leaves are each what the process has found that they belong to."""
         found = list(tree)
-        for rank in range(self.processes.count):
-            places = [index for index, owner in enumerate(self.owners) if owner == rank]
-            for dtype in dict.fromkeys(tree[index].dtype for index in places):
-                own = [index for index in places if tree[index].dtype == dtype]
-                flat = self.processes.sent(torch.cat([tree[index].detach().reshape(-1) for index in own]), rank)
-                for index, part in zip(own, flat.split([tree[index].numel() for index in own]), strict=True):
-                    found[index] = part.view(tree[index].shape)
+        for dtype in dict.fromkeys(leaf.dtype for leaf in tree):
+            places = [
+                [index for index, owner in enumerate(self.owners) if owner == rank and tree[index].dtype == dtype]
+                for rank in range(self.processes.count)
+            ]
+            sizes = [[tree[index].numel() for index in own] for own in places]
+            flat = tree[0].new_zeros(max(map(sum, sizes)), dtype=dtype)
+            own = places[self.processes.rank]
+            if own:
+                flat[: sum(sizes[self.processes.rank])] = torch.cat([tree[index].detach().reshape(-1) for index in own])
+            for indices, lengths, part in zip(places, sizes, self.processes.shown(flat), strict=True):
+                for index, leaf in zip(indices, part[: sum(lengths)].split(lengths), strict=True):
+                    found[index] = leaf.view(tree[index].shape)
         return tuple(found)
 
     def spread(self, parameters: Tree) -> None:

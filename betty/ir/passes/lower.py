@@ -9,6 +9,7 @@ from betty.ir.graph import Graph
 from betty.ir.methods import Method
 from betty.ir.passes.adjoints import Hypergradient, Slot, hypergradients
 from betty.ir.passes.cost import Costs
+from betty.ir.passes.exchange import Exchanges
 from betty.ir.passes.schedule import order
 from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step, Update
 
@@ -17,8 +18,7 @@ def lower(graph: Graph) -> Plan:
     """The plan of a graph of stage ``RESOLVED``."""
     found = hypergradients(graph)
     memories, waits = _memories(graph, found), _waits(graph)
-    costs = Costs(graph)
-    steps = tuple(_step(graph, found[name], memories[name], waits, costs) for name in order(graph))
+    steps = tuple(_step(graph, found[name], memories[name], waits) for name in order(graph))
     settings = graph.settings
     return Plan(
         name=graph.name,
@@ -26,6 +26,7 @@ def lower(graph: Graph) -> Plan:
         device=settings.device,
         precision=settings.precision,
         seed=settings.seed,
+        strategy=settings.strategy,
         edges=len(graph.edges),
         steps=steps,
     )
@@ -102,9 +103,9 @@ def _ahead(graph: Graph, name: str) -> int:
     return problem.unroll * problem.accumulation if looks else 0
 
 
-def _step(graph: Graph, hypergradient: Hypergradient, memory: Memory, waits: Mapping[str, int], costs: Costs) -> Step:
+def _step(graph: Graph, hypergradient: Hypergradient, memory: Memory, waits: Mapping[str, int]) -> Step:
     problem = graph.problem(hypergradient.target)
-    names = slot_names(hypergradient)
+    names, costs, exchanges = slot_names(hypergradient), Costs(graph), Exchanges(graph)
     instructions: list[Instruction] = [
         Draw(keep=memory.keep),
         Differentiate(
@@ -123,6 +124,8 @@ def _step(graph: Graph, hypergradient: Hypergradient, memory: Memory, waits: Map
                 edge=edge.name if edge else "",
                 reason=edge.reason if edge else "",
                 estimate=costs.respond(response.slot.problem, response.method),
+                exchange=exchanges.respond(response.slot.problem, response.method),
+                local=exchanges.local(response.method),
             )
         )
     if problem.optimizer:
@@ -134,6 +137,7 @@ def _step(graph: Graph, hypergradient: Hypergradient, memory: Memory, waits: Map
                 replay=memory.replay,
                 tangents=memory.tangents,
                 remember=memory.remember,
+                exchange=exchanges.update(problem.name, memory.tape, memory.replay, memory.columns),
             )
         )
     return Step(

@@ -41,7 +41,7 @@ class Case:
     @property
     def together(self) -> bool:
         """Whether several processes train the program."""
-        return self.graph.settings.strategy not in (SINGLE, "auto")
+        return self.graph.settings.strategy != SINGLE
 
     @property
     def room(self) -> int | None:
