@@ -234,8 +234,8 @@ def build(document: Document, graph: Graph, resolved: Resolved) -> Program:
     processes = Processes.joined(engine.backend, engine.timeout, device)
     if processes is not None and engine.strategy == "single":
         raise RunError(
-            f"engine.strategy is 'single', and {processes.count} processes have been started: expected 'auto', 'ddp' "
-            "or 'zero', or one process"
+            f"engine.strategy is 'single', and {processes.count} processes have been started: expected 'auto', 'ddp', "
+            "'zero' or 'fsdp', or one process"
         )
     with replaying(None, device):
         program = _Builder(document, graph, resolved, device, processes).run()

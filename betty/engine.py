@@ -20,6 +20,7 @@ from betty.backends.torch.program import Program
 from betty.backends.torch.random import replaying
 from betty.backends.torch.rejoining import alone
 from betty.backends.torch.trainer import Observer, Trainer
+from betty.backends.torch.tree import entire
 from betty.checking import Report
 from betty.classes.front import ClassFront
 from betty.classes.members import ClassMembers
@@ -201,7 +202,7 @@ class Engine(ClassMembers):
             )
         with replaying(self._trainer.random, self._program.device):
             outcome = self._front.executor.hypergradient(name, batches)
-        return self._program[name].named(tuple(leaf.detach() for leaf in outcome.gradient))
+        return self._program[name].named(tuple(entire(leaf.detach()) for leaf in outcome.gradient))
 
     def validate(self) -> dict[str, float]:
         """What ``engine.validate`` of the spec, or the method ``validation``, measures now; empty without."""

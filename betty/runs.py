@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from betty.backends.torch.gathering import whole_state
 from betty.backends.torch.profiler import Profiler
 from betty.backends.torch.trainer import Observer, Trainer
 from betty.front import Front
@@ -58,9 +59,11 @@ class Run:
         begin()
         reason = self.trainer.run(iterations)
         seconds = time.perf_counter() - start
-        if self.folder is not None and self._first:
+        if self.folder is not None:
             problems = self.front.program.problems
-            self.folder.write_weights({name: one.module.state_dict() for name, one in problems.items()})
+            states = {name: whole_state(one.module, keep=self._first) for name, one in problems.items()}
+            if self._first:
+                self.folder.write_weights(states)
         return Result(
             metrics=memory.history.last(),
             history=memory.history,

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from betty.backends.torch.executor import Executor
 from betty.backends.torch.random import RandomState, derived_seed, replaying
+from betty.backends.torch.sharding import shard_modules
 from betty.backends.torch.trace import trace
 from betty.backends.torch.trainer import EarlyStopping
 from betty.backends.torch.zero import ZERO, share_optimizers
@@ -16,6 +17,7 @@ from betty.front import Running
 from betty.ir.applicable import diagnose_methods
 from betty.ir.compile import Compiled, compile_graph
 from betty.ir.graph import Graph
+from betty.ir.sharded import FSDP
 from betty.spec.dump import to_yaml
 from betty.spec.frontend import compile_source
 from betty.spec.load import Source
@@ -38,6 +40,8 @@ class SpecFront:
         self._document = found.document
         self.program = build(found.document, found.graph, found.resolved)
         self.compiled = self._compile(found.graph)
+        if self.compiled.graph.settings.strategy == FSDP:
+            shard_modules(self.program, {name: one.shard_parameters for name, one in self.spec.problems.items()})
         self.executor = Executor(self.compiled.plan, self.program)
         if self.compiled.graph.settings.strategy == ZERO:
             share_optimizers(self.program, self.compiled.plan)

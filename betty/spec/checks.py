@@ -97,6 +97,13 @@ def _problem(path: Field, name: str, problem: ProblemSpec, fitted: Fitted) -> It
             message=f"problem {name!r} has a scheduler and no optimizer",
             expected="an optimizer beside the scheduler",
         )
+    if problem.shard_parameters and problem.module is None and not fitted.touched((*path, "module")):
+        yield Diagnostic(
+            code="needs-field",
+            field=(*path, "shard_parameters"),
+            message=f"problem {name!r} has no module, and it is modules that are spread over processes",
+            expected="a module, or no shard_parameters",
+        )
 
 
 def _parameters(path: Field, name: str, problem: ProblemSpec, fitted: Fitted) -> Iterator[Diagnostic]:

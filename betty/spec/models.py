@@ -156,6 +156,12 @@ class ProblemSpec(SpecModel):
         default=0, ge=0, description="Micro-batches of this problem before the problems above it begin to step."
     )
 
+    shard_parameters: bool | None = Field(
+        default=None,
+        description="Whether the strategy `fsdp` spreads the parameters of this problem's module over the processes; "
+        "where empty, it does so for modules of at least 1,000,000 parameters.",
+    )
+
     @property
     def update_reads(self) -> tuple[str, ...]:
         """Problems that its updates read beside its loss."""
@@ -222,7 +228,7 @@ class CheckpointSpec(SpecModel):
     )
 
 
-Strategy = Literal["auto", "single", "ddp", "zero"]
+Strategy = Literal["auto", "single", "ddp", "zero", "fsdp"]
 
 
 class EngineSpec(SpecModel):
@@ -255,8 +261,8 @@ class EngineSpec(SpecModel):
     strategy: Strategy = Field(
         default="auto",
         description="How the processes that `torchrun` has started share the work: `ddp` (each has all parameters and "
-        "its part of every batch), `zero` (and a part of the optimisers' states), `single` (there is one process), or "
-        "`auto`: `ddp` where there are several.",
+        "its part of every batch), `zero` (and a part of the optimisers' states), `fsdp` (and a part of the parameters of "
+        "great modules), `single` (there is one process), or `auto`: `ddp` where there are several.",
     )
     adjoints: Literal["mean", "local"] = Field(
         default="mean",

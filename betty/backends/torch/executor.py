@@ -28,7 +28,6 @@ from betty.backends.torch.respond import (
     multitask,
     standing,
 )
-from betty.backends.torch.scaling import gradient_of
 from betty.backends.torch.tape import Adjoint
 from betty.backends.torch.trajectory.recorder import Recorder
 from betty.backends.torch.trajectory.replay import player
@@ -203,7 +202,9 @@ class Executor:
         inputs = own + tuple(leaf for tree in seeds.values() for leaf in tree)
         # Activation checkpointing evaluates the module again.
         with problem.objective.holding(stand_ins if problem.objective.reruns else {}):
-            found = gradient_of(frame.evaluation.loss, inputs, problem.scaler, create_graph=taped, allow_unused=True)
+            found = problem.objective.derivative(
+                frame.evaluation.loss, inputs, problem.scaler, create_graph=taped, allow_unused=True
+            )
         parts = cast("Sequence[Tensor | None]", found)
         if not frame.dry:
             self._note_idle(problem, parts[: len(own)])

@@ -14,10 +14,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from betty.backends.torch.draws import may_attend, may_draw, may_rerun, may_switch
 from betty.backends.torch.duals import tangent
 from betty.backends.torch.errors import RunError
+from betty.backends.torch.gathering import Gathered, method_of
 from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.scaling import gradient_of
 from betty.backends.torch.swap import Buffers, Places
-from betty.backends.torch.tree import Tree
+from betty.backends.torch.tree import Tree, sharded
 
 LOG_PROB = "log_prob"
 """Key of a loss's result for the logarithm of the probability of what it has drawn."""
@@ -44,12 +45,13 @@ class View:
     Attributes of the module (submodules, methods) are reached as on the module itself.
     """
 
-    __slots__ = ("_fixed", "_module", "_places", "name")
+    __slots__ = ("_fixed", "_module", "_places", "_sharded", "name")
 
     def __init__(self, name: str, module: nn.Module, *, fixed: bool = False) -> None:
         self.name, self._module = name, module
         # Named once where the tensors are always the module's own, looked up at each access where others may stand in.
         self._fixed = dict(module.named_parameters()) if fixed else None
+        self._sharded = any(map(sharded, module.parameters()))
         self._places: list[tuple[str, dict[str, Any], str]] | None = None
 
     @property
@@ -59,7 +61,7 @@ class View:
     @property
     def parameters(self) -> Mapping[str, Tensor]:
         if self._fixed is not None:
-            return self._fixed
+            return Gathered(self._fixed) if self._sharded else self._fixed
         if self._places is None:
             self._places = named_places(self._module)
         return {name: held[key] for name, held, key in self._places}
@@ -68,7 +70,7 @@ class View:
         return self._module(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
+        return method_of(self._module, name) if self._sharded else getattr(self._module, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +173,11 @@ class Objective:
                 loss = self._evaluate(sample.batch, self._loose, sample.weight, lenient=True).loss
             if not loss.requires_grad:
                 return tuple(torch.zeros_like(leaf) for leaf in by)
-            return gradient_of(loss, by, self.scaler, allow_unused=True, materialize_grads=True)
+            return self.derivative(loss, by, self.scaler, allow_unused=True, materialize_grads=True)
+
+    def derivative(self, loss: Tensor, by: Sequence[Tensor], scaler: Any, **options: Any) -> tuple[Any, ...]:
+        """The gradient of a loss that this objective has given, by tensors in place; see :func:`gradient_of`."""
+        return gradient_of(loss, by, scaler, **options)
 
     def slope(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]], by: Sequence[Tensor]) -> Tree:
         """The gradient of the pure loss's tangent, where stand-ins carry tangents; zeros where it has none."""

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Ra
 
 from betty.backends.torch.cutting import Part
 from betty.backends.torch.errors import RunError
-from betty.backends.torch.tree import Tree
+from betty.backends.torch.tree import Tree, sharded
 
 Found = TypeVar("Found")
 
@@ -104,7 +104,12 @@ class Processes:
         return Part(self.rank, self.count, seed)
 
     def averaged(self, tree: Tree) -> Tree:
-        """The mean of a tree over all processes, in one operation for each dtype; a graph that it has is kept."""
+        """The mean of a tree over all processes, in one operation for each dtype; a graph that it has is kept.
+
+        A tree that the processes share is the mean already.
+        """
+        if tree and sharded(tree[0]):
+            return tree
         found: list[Tensor] = [leaf.detach() for leaf in tree]
         # In an order that all processes have in common.
         for dtype in dict.fromkeys(leaf.dtype for leaf in found):
@@ -119,7 +124,7 @@ class Processes:
 
     def averaged_with(self, tree: Tree, idle: set[int]) -> tuple[Tree, set[int]]:
         """The mean of a gradient, and those of its ``idle`` parts that no process has used."""
-        if not tree:
+        if not tree or sharded(tree[0]):
             return tree, idle
         used = tree[0].new_ones(len(tree))
         used[list(idle)] = 0

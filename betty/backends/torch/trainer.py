@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from betty.backends.torch.processes import Processes
 from betty.backends.torch.program import Program, preserved
 from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.stream import to_device
+from betty.backends.torch.tree import sharded
 from betty.ir.diagnostics import listing, nearest
 from betty.ir.plan import Step
 
@@ -69,7 +70,8 @@ class Validation:
     every: int = 100
     at_end: bool = True
     processes: Processes | None = None
-    """Of several, the first measures; the others wait for it and learn what it has found."""
+    """Of several, the first measures; the others wait for it and learn what it has found. Where they share the
+    parameters of a module all of them measure."""
 
     def measure(self, program: Program) -> Row:
         """Numbers by name; the program is as before afterwards (modes, buffers and random states).
@@ -79,6 +81,9 @@ class Validation:
         """
         if self.processes is None:
             return self._measured(program)
+        if any(sharded(leaf) for problem in program.problems.values() for leaf in problem.parameters):
+            found = self._measured(program)  # all of them take part in gathering what a module computes with
+            return cast("Row", self.processes.told(found))
         return self.processes.by_first(lambda: self._measured(program), "validate")
 
     def _measured(self, program: Program) -> Row:
@@ -102,7 +107,7 @@ class _Placed(View):
     __slots__ = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        like = next(iter(self.parameters.values()), None)
+        like = next(self._module.parameters(), None)
         if like is None:
             return super().__call__(*args, **kwargs)
         dtype = like.dtype if like.is_floating_point() else None

@@ -59,16 +59,25 @@ def axpy(factor: Scalar, x: Sequence[Tensor], y: Sequence[Tensor]) -> Tree:
     return tuple(torch._foreach_add(list(y), list(x), alpha=factor)) if y else ()
 
 
+def sharded(leaf: Tensor) -> bool:
+    """Whether each process holds a part of the tensor alone (a ``DTensor``)."""
+    return hasattr(leaf, "full_tensor")
+
+
+def entire(leaf: Tensor) -> Tensor:
+    """All of a tensor; of one that processes share, what all of them hold, for which all have to ask."""
+    return leaf.full_tensor() if sharded(leaf) else leaf  # type: ignore[operator]
+
+
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     """Inner product over all leaves, in at least single precision; stays on the device."""
     products = torch._foreach_mul(_wide(left), _wide(right))
-    return torch.stack([product.sum() for product in products]).sum()
+    return entire(torch.stack([product.sum() for product in products]).sum())
 
 
 def norm(tree: Sequence[Tensor]) -> Tensor:
     """Euclidean norm over all leaves, in at least single precision; stays on the device."""
-    length: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_wide(tree))))
-    return length
+    return entire(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_wide(tree)))))
 
 
 def flatten(tree: Sequence[Tensor]) -> Tensor:

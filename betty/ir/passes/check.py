@@ -11,6 +11,7 @@ from betty.ir.diagnostics import Diagnostic, GraphError
 from betty.ir.graph import Edge, Graph, Problem
 from betty.ir.passes.base import Stage
 from betty.ir.records import Flow
+from betty.ir.sharded import diagnose_sharded
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def diagnose(graph: Graph) -> list[Diagnostic]:
     """Everything wrong with the program; fields are ``("edges", i, ...)`` or ``("problems", name, ...)``."""
     cycles = list(_cycles(graph))
     reads = [*_unread_flows(graph), *_undeclared_reads(graph), *_undeclared_update_reads(graph), *_unseen(graph)]
-    return [*cycles, *reads, *([] if cycles else _unanswered(graph))]
+    return [*cycles, *reads, *([] if cycles else _unanswered(graph)), *diagnose_sharded(graph)]
 
 
 def _cycles(graph: Graph) -> Iterator[Diagnostic]:

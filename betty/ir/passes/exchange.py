@@ -16,19 +16,20 @@ from betty.ir.methods import Method
 from betty.ir.passes.cost import products
 from betty.ir.plan import Exchange
 from betty.ir.records import Facts
+from betty.ir.sharded import FSDP
 
 NONE = Facts()
 
 
 @dataclass(frozen=True)
 class Exchanges:
-    """What the processes of one graph exchange; ``None`` for a program of one process."""
+    """What the processes of one graph exchange; ``None`` for one process, and where PyTorch's FSDP decides it."""
 
     graph: Graph
 
     @property
     def _together(self) -> bool:
-        return self.graph.settings.strategy != SINGLE
+        return self.graph.settings.strategy not in (SINGLE, FSDP)
 
     def update(self, name: str, tape: int, replay: int, columns: int) -> Exchange | None:
         """Of an update: its gradient, which parameters were used, and what is carried along.

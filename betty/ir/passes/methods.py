@@ -11,6 +11,7 @@ from betty.ir.methods import INVERSES, PRODUCTS, Method, complete, preset
 from betty.ir.passes.base import Stage
 from betty.ir.passes.cost import Costs
 from betty.ir.quantities import bytes_text
+from betty.ir.sharded import FSDP, first_order
 
 SMALL_LOWER = 20_000
 """Parameters up to which a solve by conjugate gradients costs little beside the lower's own steps."""
@@ -56,6 +57,14 @@ class Case:
         """Whether what a response is expected to hold is within the budget; so it is where neither is known."""
         estimate = Costs(self.graph).respond(self.lower.name, method)
         return self.room is None or estimate is None or estimate.bytes <= self.room
+
+    @property
+    def sharded(self) -> bool:
+        """Whether there are first derivatives alone, as parameters are spread over the processes."""
+        return self.graph.settings.strategy == FSDP
+
+    def allows(self, method: Method) -> bool:
+        return not self.sharded or first_order(method)
 
     def keeps(self, updates: int) -> bool:
         """Whether the graphs of so many updates fit."""
@@ -180,11 +189,13 @@ def choose(graph: Graph, lower: Problem) -> tuple[Method, str]:
     Where nothing fits in the memory budget, the method that holds least is chosen, and the reason says so.
     """
     case = Case(graph, lower)
-    holding = [rule for rule in RULES if rule.holds(case)]
+    holding = [rule for rule in RULES if rule.holds(case) and case.allows(rule.method)]
     fitting = [rule for rule in holding if case.fits(rule.method)]
     first, *others = fitting or holding[-1:]
     second = next((rule for rule in others if rule.method != first.method), None)
     reason = first.reason(lower)
+    if case.sharded:
+        reason += f"; {FSDP} takes methods of first derivatives alone"
     if not fitting and case.room is not None:
         reason += f"; nothing fits in the {bytes_text(case.room)} that the memory budget leaves"
     if second is not None:
