@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
 from typing import Any, cast
@@ -17,6 +18,7 @@ from betty.backends.torch.frame import Frame, Outcome, fill, whole
 from betty.backends.torch.methods import Occasion, Status
 from betty.backends.torch.moving import advance, descend, edited
 from betty.backends.torch.objective import Sample
+from betty.backends.torch.overlap import last_pass, overlapping
 from betty.backends.torch.program import LiveProblem, Program, preserved
 from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.respond import (
@@ -87,6 +89,7 @@ class Executor:
             outcome = self._follow(Frame(problem), self._steps[name].instructions)
         except BaseException:
             undo()
+            problem.reduction = None
             raise
         self.recorder.stepped(name)
         return outcome
@@ -202,7 +205,8 @@ class Executor:
         seeds = {name: stand_ins.get(name, self.program.parameters(name)) for name, _ in item.adjoints}
         inputs = own + tuple(leaf for tree in seeds.values() for leaf in tree)
         # Activation checkpointing evaluates the module again.
-        with problem.objective.holding(stand_ins if problem.objective.reruns else {}):
+        rerun = problem.objective.holding(stand_ins if problem.objective.reruns else {})
+        with rerun, overlapping(frame, self._steps[problem.name], taped):
             found = gradient_of(frame.evaluation.loss, inputs, problem.scaler, create_graph=taped, allow_unused=True)
         parts = cast("Sequence[Tensor | None]", found)
         if not frame.dry:
@@ -248,6 +252,7 @@ class Executor:
         memory = self._memory(frame, item.slot)
         if item.method.implicit:
             aid = aid_of(lower, memory.get("solution"), seed=frame.problem.version)
+            point = replace(point, last=last_pass(frame, self._steps[frame.problem.name], item, point))
             gains, solution = answer_by_solve(point, adjoint, item.method, aid)
             status, stats = solution.status, solution.stats
             if not frame.dry and multitask(item.method):
@@ -340,7 +345,10 @@ class Executor:
         gradient = (segment.gradient if segment else problem.accumulated) or ()
         if item.every > 1:
             gradient = scale(1 / item.every, gradient)
-        if self.program.processes is not None:
+        if problem.reduction is not None:
+            gradient, problem.idle = problem.reduction.finish(gradient, problem.idle)
+            problem.reduction = None
+        elif self.program.processes is not None:
             gradient, problem.idle = self.program.processes.averaged_with(gradient, problem.idle)
         if segment is not None:
             segment.gradient = gradient

@@ -134,6 +134,17 @@ class Processes:
             dist.all_gather(found, flat)
         return found
 
+    def begin_sum(self, flat: Tensor) -> Any:
+        """Begin to add up a vector over all processes; for :meth:`end_sum`."""
+        self.traffic.note(flat)
+        with meeting():
+            return dist.all_reduce(flat, async_op=True)
+
+    def end_sum(self, pending: Any) -> None:
+        """Wait for a sum."""
+        with meeting():
+            pending.wait()
+
     def _sum(self, flat: Tensor) -> None:
         self.traffic.note(flat)
         with meeting():
