@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -50,6 +51,9 @@ def run_command(
     """
     from betty.engine import Engine
 
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and resume is None:
+        # torchrun has started the processes again, after one of them has ended.
+        resume, out = str(out or ""), None
     if resume is None and not anyway:
         if spec is None:
             raise BettyError("name a spec: betty run SPEC; or go on with a run: betty run --resume")
