@@ -176,7 +176,7 @@ class Executor:
         batch, weight = frame.given.get(problem.name), 1.0
         if batch is None and problem.name not in frame.given and problem.stream is not None:
             batch = problem.stream.peek() if frame.dry else problem.stream.next()
-            weight = problem.stream.weight
+            weight = 1.0 if self.program.processes is None else problem.stream.weight
         if isinstance(batch, Sample):
             batch, weight = batch.batch, batch.weight
         host = problem.objective.host_draws
