@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -66,7 +67,9 @@ class RunFolder:
         """State dicts by problem, for ``torch.load(..., weights_only=True)``."""
         import torch
 
-        self._write(WEIGHTS, lambda path: torch.save({name: dict(state) for name, state in states.items()}, path))
+        content = io.BytesIO()  # given a path, torch.save would report a full disk as anything else than that
+        torch.save({name: dict(state) for name, state in states.items()}, content)
+        self._write(WEIGHTS, lambda path: path.write_bytes(content.getbuffer()))
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
         try:

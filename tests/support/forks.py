@@ -80,6 +80,7 @@ def command() -> None:
 def _become(
     body: Callable[[], Any], arguments: list[str], folder: str, environment: dict[str, str], output: str
 ) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked itself
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
