@@ -21,9 +21,10 @@ help:
 run: $(STAMP)
 	$(BIN)/betty run examples/hyper_cleaning/spec.yaml
 
-# One thread for each of two workers: the tensors are small, and threads would only wait for one another.
+# One thread for each of two workers: the tensors are small, and threads would only wait for one another. A worker that
+# is done takes over half of what is left to the other.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -46,19 +46,25 @@ def latest_run(parent: Path, name: str | None = None) -> Path:
 def go_back(trainer: Trainer, folder: RunFolder, spec: str, *, anyway: bool) -> History:
     """Put the newest checkpoint of a run that is whole into ``trainer``; the rows that were recorded by then.
 
-    Damaged checkpoints are put aside, and rows of later iterations are dropped, which come again.
+    Damaged checkpoints are put aside, and rows of later iterations are dropped, which come again. A run that has
+    ended before its first checkpoint begins again.
 
     Raises:
         RunError: The program has changed, unless ``anyway``; or no checkpoint can be read.
     """
     processes = trainer.executor.program.processes
     newest = alone(processes, lambda: _checked(folder, spec, anyway=anyway), "resuming")
-    checkpoint.restore(trainer, newest)
+    if newest is not None:
+        checkpoint.restore(trainer, newest)
+    elif processes is None or processes.rank == 0:
+        log.warning("%s has no checkpoint: the run begins again at its first iteration", folder.path)
     return alone(processes, lambda: _kept_rows(folder, trainer.iteration), "resuming")
 
 
-def _checked(folder: RunFolder, spec: str, *, anyway: bool) -> Path:
-    """The newest checkpoint that is whole, of a program that is still the same."""
+def _checked(folder: RunFolder, spec: str, *, anyway: bool) -> Path | None:
+    """The newest checkpoint that is whole, of a program that is still the same; ``None`` where there is none yet."""
+    if not folder.spec.exists() and not numbered(folder.checkpoints) and folder.path.is_dir():
+        return None  # ended while it was being set up
     changes = list(differences(_fields(folder), yaml.safe_load(spec)))
     if changes and not anyway:
         raise RunError(
@@ -91,10 +97,10 @@ def _fields(folder: RunFolder) -> Any:
         raise RunError(f"{folder.path} is no folder of a run: cannot read {folder.spec.name} ({error})") from None
 
 
-def _newest(folder: RunFolder) -> Path:
+def _newest(folder: RunFolder) -> Path | None:
     found = numbered(folder.checkpoints)
     if not found:
-        raise RunError(f"{folder.path} has no checkpoint: set engine.checkpoint, such as {{every: 200}}, in the spec")
+        return None
     for path in reversed(found):
         try:
             checkpoint.read(path, torch.device("cpu"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -66,7 +67,9 @@ class RunFolder:
         """State dicts by problem, for ``torch.load(..., weights_only=True)``."""
         import torch
 
-        self._write(WEIGHTS, lambda path: torch.save({name: dict(state) for name, state in states.items()}, path))
+        content = io.BytesIO()  # given a path, torch.save would report a full disk as anything else than that
+        torch.save({name: dict(state) for name, state in states.items()}, content)
+        self._write(WEIGHTS, lambda path: path.write_bytes(content.getbuffer()))
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
         try:
@@ -107,6 +110,16 @@ def _next_free(parent: Path, name: str) -> Path:
         number += 1
 
 
+def _sync(folder: Path) -> None:
+    """Bring the names in a folder to disk, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Let ``write`` fill a file that takes the place of ``path`` at once when it is complete and on disk."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -117,6 +130,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        _sync(path.parent)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)

@@ -13,10 +13,11 @@ from betty.backends.torch.trainer import Observer, Trainer
 from betty.front import Front
 from betty.ir.explain import Measured, explain
 from betty.ir.plan import Exchange
-from betty.observers.checkpoints import Checkpoints
+from betty.observers.checkpoints import Checkpoints, numbered
 from betty.observers.records import JsonLines, Memory, TensorBoard
 from betty.result import History, Result
 from betty.runfolder import RunFolder
+from betty.signals import listening
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +58,18 @@ class Run:
         self.trainer.observers = [memory, *self._writers(), *self.observers]
         start = time.perf_counter()
         begin()
-        reason = self.trainer.run(iterations)
-        seconds = time.perf_counter() - start
-        if self.folder is not None:
-            problems = self.front.program.problems
-            states = {name: whole_state(one.module, keep=self._first) for name, one in problems.items()}
-            if self._first:
-                self.folder.write_weights(states)
+        with listening() as self.trainer.asked:
+            try:
+                reason = self.trainer.run(iterations)
+            except Exception as error:
+                self._point_back(error)
+                raise
+            seconds = time.perf_counter() - start
+            if self.folder is not None:
+                problems = self.front.program.problems
+                states = {name: whole_state(one.module, keep=self._first) for name, one in problems.items()}
+                if self._first:
+                    self.folder.write_weights(states)
         return Result(
             metrics=memory.history.last(),
             history=memory.history,
@@ -73,6 +79,16 @@ class Run:
             folder=self.folder.path if self.folder and self._first else None,
             profile=self._measured(profiler) if profiler else "",
         )
+
+    def _point_back(self, error: Exception) -> None:
+        """Say with an error from where the run can go on."""
+        if self.folder is None or not self._first or not self.front.running.checkpoint_every:
+            return
+        known = numbered(self.folder.checkpoints)
+        if known:
+            error.add_note(f"the last checkpoint is {known[-1]}; to go on: betty run --resume {self.folder.path}")
+        else:
+            error.add_note(f"there is no checkpoint yet; to begin again: betty run --resume {self.folder.path}")
 
     def _writers(self) -> list[Observer]:
         if self.folder is None:

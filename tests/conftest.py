@@ -24,3 +24,12 @@ def fixed_seed() -> None:
         import torch
 
         torch.manual_seed(0)
+
+
+LONG = ("tests/docs/test_snippets", "tests/classes/test_processes", "tests/check", "tests/engine/test_resume")
+"""Files whose single tests take seconds."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: none of several workers is left with them at the end, when the others have nothing to do."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))

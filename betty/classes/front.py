@@ -13,7 +13,7 @@ from betty.backends.torch.trainer import EarlyStopping, Measures
 from betty.build import pick_device
 from betty.classes.dependencies import parse
 from betty.classes.naming import connect, warn_of_near_hooks
-from betty.classes.runtime import SEVERAL, Runtime
+from betty.classes.runtime import Runtime
 from betty.classes.validation import HookValidation
 from betty.classes.writing import written
 from betty.configs import EngineConfig
@@ -66,9 +66,11 @@ class ClassFront:
             env=env,
             engine=engine,
         )
-        if config.strategy in SEVERAL[1:] and self.runtime.processes is not None:
+        if config.strategy == "fsdp" and self.runtime.processes is not None:
             warnings.warn(
-                f"strategy {config.strategy!r} trains as 'distributed' does: nothing is sharded", stacklevel=4
+                "strategy 'fsdp' trains a program of classes as 'zero' does: the states of optimizers are shared, "
+                "parameters are not",
+                stacklevel=4,
             )
         validates = engine.is_implemented("validation")
         self.measures: Measures | None = HookValidation(engine, self.runtime.processes) if validates else None

@@ -14,6 +14,7 @@ from betty.backends.torch.frame import Outcome
 from betty.backends.torch.processes import Processes
 from betty.backends.torch.program import Program
 from betty.backends.torch.stream import to_device
+from betty.backends.torch.zero import share_optimizers
 from betty.build import AUTOCAST
 from betty.classes.assembly import Assembler
 from betty.classes.dependencies import Dependencies
@@ -29,6 +30,10 @@ log = logging.getLogger("betty")
 
 SEVERAL = ("distributed", "zero", "fsdp", "accelerate")
 """Strategies under which the processes that ``torchrun`` has started train together."""
+
+
+SHARING = ("zero", "fsdp")
+"""Strategies under which these processes share the states of optimisers."""
 
 
 class Runtime:
@@ -84,6 +89,8 @@ class Runtime:
         self._program = assembler.program(previous)
         self._compiled = assembler.compile(graph, self._program)
         self._executor = Executor(self._compiled.plan, self._program)
+        if self.config.strategy in SHARING:
+            share_optimizers(self._program, self._compiled.plan)
         self._stale = False
 
     # What the engine works with, always of the present parts

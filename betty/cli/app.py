@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BettyError as error:
         # Of several processes the first speaks for all, where all have found the same.
         if os.environ.get("RANK", "0") == "0" or not isinstance(error, SpecError | GraphError):
-            print(error.to_text(), file=sys.stderr)
+            print("\n  ".join([error.to_text(), *getattr(error, "__notes__", ())]), file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output has gone, as `betty compile ... | head` does
         sys.stderr.close()

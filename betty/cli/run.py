@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from betty.cli.options import Overrides, Trusted
 from betty.ir.diagnostics import BettyError
+from betty.signals import CODES, listening
 
 if TYPE_CHECKING:
     from betty.backends.torch.trainer import Observer
@@ -46,10 +48,14 @@ def run_command(
 ) -> None:
     """Compile a spec and run its plan.
 
-    Ctrl-C ends the run after the step at hand; what has been learned is written, and the exit code is 130.
+    Ctrl-C, or SIGTERM, ends the run after the iteration at hand: its state is saved where the spec sets checkpoints,
+    what has been learned is written, and the exit code is 130, or 143. A second one ends it at once.
     """
     from betty.engine import Engine
 
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and resume is None:
+        # torchrun has started the processes again, after one of them has ended.
+        resume, out = str(out or ""), None
     if resume is None and not anyway:
         if spec is None:
             raise BettyError("name a spec: betty run SPEC; or go on with a run: betty run --resume")
@@ -62,19 +68,21 @@ def run_command(
             raise BettyError(
                 "--out names the folder of a new run; a run that goes on stays in its own, --resume FOLDER"
             )
-        result = _resume(spec, resume or None, anyway, profile, overrides, trust)
+        engine, result = _resume(spec, resume or None, anyway, profile, overrides, trust)
     if result.folder is not None:  # of several processes the first speaks for all
         if result.profile:
             print(f"\n{result.profile}")
         print(f"\n{result}")
         print(f"written to {result.folder}")
-    if result.reason == "interrupted":
-        raise typer.Exit(130)
+    if result.reason in CODES:
+        if result.folder is not None:
+            print(_how_to_go_on(engine, result))
+        raise typer.Exit(CODES[result.reason])
 
 
 def _resume(
     spec: Path | None, folder: str | None, anyway: bool, profile: bool, overrides: list[str], trust: list[str]
-) -> Result:
+) -> tuple[Engine, Result]:
     from betty.engine import Engine
     from betty.resuming import latest_run
     from betty.runfolder import RunFolder
@@ -86,11 +94,17 @@ def _resume(
         overrides, trust = [*command["overrides"], *overrides], [*command["trust"], *trust]
     engine = Engine(spec, overrides=overrides, trust=trust)
     _tell(engine, engine.explain())
-    return _run(
-        engine,
-        lambda observers: engine.resume(folder, anyway=anyway, profile=profile, observers=observers),
-        spec.parent,
-    )
+
+    def go_on(observers: Sequence[Observer]) -> Result:
+        return engine.resume(folder, anyway=anyway, profile=profile, observers=observers)
+
+    return engine, _run(engine, go_on, spec.parent)
+
+
+def _how_to_go_on(engine: Engine, result: Result) -> str:
+    if engine.spec.engine.checkpoint is None:
+        return "the spec sets no checkpoints (engine.checkpoint), so that the run cannot be gone on with"
+    return f"to go on: betty run --resume {result.folder}"
 
 
 def _tell(engine: Engine, text: str) -> None:
@@ -110,7 +124,8 @@ def _run(engine: Engine, start: Callable[[Sequence[Observer]], Result], folder: 
 
     console = Console(stderr=True)
     try:
-        return start([Bar(console), Lines(console)] if engine.is_rank_zero() else [])
+        with listening(hard=True):
+            return start([Bar(console), Lines(console)] if engine.is_rank_zero() else [])
     except BettyError:
         raise
     except Exception as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from betty.ir.diagnostics import Diagnostic
-from betty.ir.graph import Graph, Problem
+from betty.ir.graph import SINGLE, Graph, Problem
 from betty.ir.methods import Method
 from betty.ir.passes.methods import DIFFERENTIABLE_OPTIMIZERS
 
@@ -27,10 +27,11 @@ def misfit(method: Method, lower: Problem) -> Misfit | None:
 
 def diagnose_methods(graph: Graph) -> Iterator[Diagnostic]:
     """One diagnostic for every edge whose chosen method cannot answer; a graph with facts."""
+    together = graph.settings.strategy != SINGLE
     for index, edge in enumerate(graph.edges):
         if edge.method is None or not edge.flow.down:
             continue
-        found = misfit(edge.method, graph.problem(edge.lower))
+        found = misfit(edge.method, graph.problem(edge.lower)) or (_apart(edge.method) if together else None)
         if found is not None:
             yield Diagnostic(
                 code="unfit-method",
@@ -39,6 +40,16 @@ def diagnose_methods(graph: Graph) -> Iterator[Diagnostic]:
                 expected=found.expected,
                 hint=found.hint,
             )
+
+
+def _apart(method: Method) -> Misfit | None:
+    if method.solver.name != "reinforce":
+        return None
+    return Misfit(
+        "'reinforce' learns from what one process draws, and each of several draws for itself",
+        "another method, or strategy: single",
+        "method: evolution_strategies",
+    )
 
 
 def _optimizer(method: Method, lower: Problem) -> Misfit | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from betty.backends.torch import checkpoint
@@ -14,6 +14,7 @@ from betty.observers.base import Quiet
 from betty.runfolder import write_atomically
 
 BEST = "best.pt"
+STOPPED = ("interrupted", "terminated")
 
 
 class Checkpoints(Quiet):
@@ -51,9 +52,9 @@ class Checkpoints(Quiet):
 
     def ended(self, iteration: int, reason: str) -> None:
         try:
-            if reason == "interrupted" and self._done == iteration != self._saved:
+            if reason in STOPPED and self._done == iteration != self._saved and not self._left_alone:
                 self._begin(iteration)
-            self._finish()
+            self._finish(failed=reason == "failed")
         finally:
             if self._writer is not None:
                 self._writer.shutdown()
@@ -80,11 +81,17 @@ class Checkpoints(Quiet):
         improved, self._trainer.best = watch.best < self._trainer.best, watch.best
         return improved
 
-    def _finish(self) -> None:
-        """Wait for the file that is being written."""
+    @property
+    def _left_alone(self) -> bool:
+        """Whether the other processes of the run may be elsewhere."""
+        return self._trainer.cut and self._trainer.executor.program.processes is not None
+
+    def _finish(self, *, failed: bool = False) -> None:
+        """Wait for the file that is being written; of a run that has failed already its own failure counts."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
+            with suppress(RunError) if failed else nullcontext():
+                pending.result()
 
     def _write(self, iteration: int, found: checkpoint.State, best: bool) -> None:
         path = self._folder / f"{iteration:08d}.pt"

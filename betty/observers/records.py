@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,19 +35,32 @@ class JsonLines(Quiet):
         self._file: IO[str] | None = None
 
     def started(self, iteration: int, last: int) -> None:
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._open()
 
     def recorded(self, iteration: int, row: Mapping[str, float]) -> None:
         if self._file is None:
             return
         plain = {key: value if math.isfinite(value) else str(value) for key, value in row.items()}
-        self._file.write(json.dumps({"iteration": iteration, **plain}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"iteration": iteration, **plain}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._failure(error) from None
 
     def ended(self, iteration: int, reason: str) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # every row has been flushed, or its failure reported
+                self._file.close()
             self._file = None
+
+    def _open(self) -> IO[str]:
+        try:
+            return self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def _failure(self, error: OSError) -> RunError:
+        return RunError(f"cannot write {self._path}: {error.strerror or error}")
 
 
 class TensorBoard(Quiet):

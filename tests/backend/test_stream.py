@@ -154,7 +154,7 @@ def test_an_iterator_that_is_the_same_every_time_has_an_end() -> None:
     used.next()
     with pytest.raises(RunError) as caught:
         used.next()
-    assert str(caught.value) == "RunError: the data of 'low' holds no batch"
+    assert "the data of 'low' has run dry: epoch 1 holds no batch, after 1 in the one before it" in str(caught.value)
 
 
 @pytest.mark.parametrize(

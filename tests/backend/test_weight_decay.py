@@ -35,7 +35,7 @@ def decayed(program: QuadraticProgram, rate: float) -> QuadraticProgram:
 @given(program=any_program, rate=st.floats(0.1, 0.8))
 def test_the_response_is_that_of_the_decayed_loss(case: MethodCase, program: QuadraticProgram, rate: float) -> None:
     whole = decayed(program, rate)
-    method = case.method(replace(program, condition=program.condition + rate), 2 * STEPS)
+    method = case.method(replace(program, condition=program.condition + rate), STEPS)
     points = stationary(whole, random_points(whole, seed=0))
 
     def descend(parameters: object) -> Optimizer:
@@ -45,7 +45,7 @@ def test_the_response_is_that_of_the_decayed_loss(case: MethodCase, program: Qua
     for name in program.below("top"):
         if built.program[name].tape.maxlen or built.program[name].history.length or built.program[name].tangents:
             scatter(built, name)
-            built.follow([name] * (2 * STEPS))
+            built.follow([name] * (STEPS))
     assert_close(found_in(built), exact_hypergradient(whole, points_of(built)), 1e-5)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 PROGRAM = """\
 import torch
 from torch import nn
@@ -133,10 +131,3 @@ METHODS = {
     "penalty": "{name: penalty, iterations: 3, multiplier: 10.0}",
     "evolution_strategies": "{name: evolution_strategies, samples: 2, steps: 3}",
 }
-
-
-def write(folder: Path, spec: str, method: str, optimizer: str = "Adam") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "program.py").write_text(PROGRAM)
-    (folder / "spec.yaml").write_text(spec.replace("METHOD", method).replace("OPTIMIZER", optimizer))
-    return folder / "spec.yaml"

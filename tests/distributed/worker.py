@@ -1,6 +1,7 @@
 """Runs cases, one after another, in one process or in one of several: ``python -m tests.distributed.worker FOLDER``.
 
-``FOLDER/cases.json`` lists them; what each has found is written beside it as ``<case>.<count>.<rank>.pt``.
+``FOLDER/cases.<count>.json`` lists them, ``FOLDER/<case>.yaml`` is a case's spec; what a process has found is written
+beside it as ``<case>.<count>.<rank>.pt``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import os
 import sys
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +27,29 @@ class Case:
     spec: str
     upper: str
     overrides: tuple[str, ...] = ()
-    before: int = 7
+    before: int = 4
     """Iterations before the hypergradient is asked for."""
     after: int = 0
+    """Iterations after it."""
 
 
-def run(case: Case) -> dict[str, Any]:
+def run(case: Case, folder: Path) -> dict[str, Any]:
     """The hypergradient at some point of training, and where training leads."""
-    engine = Engine(case.spec, overrides=case.overrides)
+    engine = Engine(folder / f"{case.name}.yaml", overrides=case.overrides)
     engine.run(case.before)
     found: dict[str, Any] = {"hypergradient": engine.hypergradient(case.upper)}
     history = engine.run(case.after).history if case.after else []
     found["rows"] = [dict(row) for row in history]
     found["weights"] = {name: module.state_dict() for name, module in engine.modules.items()}
-    processes = engine._program.processes
-    found["traffic"] = asdict(processes.traffic) if processes else None
     return found
 
 
 def main(folder: Path) -> None:
     rank, count = (int(os.environ.get(key, default)) for key, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    for values in json.loads((folder / "cases.json").read_text()):
+    for values in json.loads((folder / f"cases.{count}.json").read_text()):
         case = Case(**{**values, "overrides": tuple(values["overrides"])})
         try:
-            found = run(case)
+            found = run(case, folder)
         except Exception:
             found = {"error": traceback.format_exc()}
         torch.save(found, folder / f"{case.name}.{count}.{rank}.pt")

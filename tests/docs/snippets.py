@@ -14,6 +14,7 @@ from __future__ import annotations
 import doctest
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,11 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support import forks
+
 FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<info>[^`]*)$")
 SKIP = re.compile(r"<!--\s*not executed:\s*(?P<reason>.*?)\s*-->")
 EXIT = re.compile(r"<!--\s*exit code:\s*(?P<code>\d+)\s*-->")
 FILE = re.compile(r"<!--\s*file:\s*(?P<name>[\w./-]+)\s*-->")
 LANGUAGES = ("python", "console")
+SHELL = frozenset("|<>&;*?$`~")
+"""What only a shell understands."""
 
 
 class BrokenSnippetError(Exception):
@@ -141,7 +146,11 @@ def _run_python(block: Block, namespace: dict[str, Any]) -> None:
 def _run_command(block: Block, command: Command) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}
-    done = subprocess.run(command.text, shell=True, capture_output=True, text=True, env=environment, check=False)
+    if SHELL & set(command.text):
+        done = subprocess.run(command.text, shell=True, capture_output=True, text=True, env=environment, check=False)
+    else:
+        words = shlex.split(command.text)
+        done = forks.start(forks.command, words, folder=Path.cwd(), environment=environment).finish(timeout=240)
     shown = done.stdout + done.stderr
     if done.returncode != block.exit_code:
         raise block.broken(f"`{command.text}` ended with {done.returncode}, not {block.exit_code}:\n{shown}")
@@ -150,8 +159,9 @@ def _run_command(block: Block, command: Command) -> None:
         raise block.broken(f"`{command.text}` printed\n{shown}\nwhere the page shows\n{command.output}")
 
 
-if __name__ == "__main__":
-    sys.path[0] = ""  # as in a notebook: imports start at the current folder
+def main() -> None:
+    """Run the page that is named on the command line, as in a notebook: imports start at the current folder."""
+    sys.path.insert(0, "")
     try:
         run_page(Path(sys.argv[1]))
     except BrokenSnippetError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests.docs import snippets
 from tests.docs.snippets import BrokenSnippetError, blocks, commands, run_page
+from tests.support import forks
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("README.md"))]
@@ -21,9 +21,18 @@ WITH_CODE = [page for page in PAGES if "_build" not in page.parts and any(not bl
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_page_runs(page: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("runs", "__pycache__"))
-    command = [sys.executable, str(snippets.__file__), str(page)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+    done = forks.start(snippets.main, ["snippets", str(page)], folder=tmp_path).finish(timeout=280)
     assert done.returncode == 0, done.stderr
+
+
+def imported() -> None:
+    print("torch._dynamo" in sys.modules, sys.argv, Path.cwd())
+
+
+def test_pages_start_with_what_is_imported(tmp_path: Path) -> None:
+    """Else every command of a page would import torch again, unnoticed."""
+    done = forks.start(imported, ["program", "x"], folder=tmp_path).finish(timeout=60)
+    assert done.stdout == f"True ['program', 'x'] {tmp_path}\n", done.stderr
 
 
 def page_of(tmp_path: Path, *lines: str) -> Path:

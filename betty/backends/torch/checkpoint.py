@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from betty.backends.torch.trajectory import saving
 from betty.backends.torch.trajectory.history import Micro, Snapshot
 from betty.ir.diagnostics import listing
 
-FORMAT = 2
+TITLE, FORMAT = "betty checkpoint", 3
 RECORDS = (Ahead, LastUpdate, Micro, Outcome, Position, RandomState, Reading, Sample, Snapshot, *saving.RECORDS)
 
 PAST = ("kept batches", "updates")
@@ -108,14 +109,16 @@ def _parts(problem: LiveProblem) -> State:
 
 
 def write(found: State, path: Path) -> None:
-    """Write a state into a file, with a checksum of its content."""
+    """Write a state into a file, behind a line with a checksum of its content.
+
+    Raises:
+        OSError: There is no room for it, or it cannot be written for another reason.
+    """
     content = io.BytesIO()
-    torch.save(found, content)
-    raw = content.getvalue()
-    digest = hashlib.sha256(raw).hexdigest()
-    torch.save(
-        {"format": FORMAT, "sha256": digest, "content": torch.frombuffer(bytearray(raw), dtype=torch.uint8)}, path
-    )
+    torch.save(found, content)  # given a path, it would report a full disk as anything else than that
+    with path.open("wb") as file:
+        file.write(f"{TITLE} {FORMAT} {hashlib.sha256(content.getbuffer()).hexdigest()}\n".encode())
+        file.write(content.getbuffer())
 
 
 def read(path: Path, device: torch.device) -> State:
@@ -125,19 +128,20 @@ def read(path: Path, device: torch.device) -> State:
         RunError: The file is no checkpoint, or not as it was written.
     """
     try:
-        outer = torch.load(path, map_location="cpu", weights_only=True)
-        raw, digest, made = outer["content"].numpy().tobytes(), outer["sha256"], outer["format"]
+        head, _, raw = path.read_bytes().partition(b"\n")
     except FileNotFoundError:
         raise RunError(f"there is no checkpoint {path}") from None
-    except Exception as error:  # whatever a damaged or foreign file makes of it
-        reason = str(error).strip().splitlines()
-        raise RunError(f"{path} is no checkpoint: {reason[0] if reason else type(error).__name__}") from None
-    if hashlib.sha256(raw).hexdigest() != digest:
+    except OSError as error:
+        raise RunError(f"cannot read the checkpoint {path}: {error.strerror or error}") from None
+    found = re.fullmatch(rf"{TITLE} (\d+) ([0-9a-f]{{64}})", head.decode(errors="replace"))
+    if found is None:
+        raise RunError(f"{path} is no checkpoint: it does not begin as one")
+    if int(found[1]) != FORMAT:
+        raise RunError(f"{path} is a checkpoint of format {found[1]}; this version reads format {FORMAT}")
+    if hashlib.sha256(raw).hexdigest() != found[2]:
         raise RunError(f"{path} is damaged: its content is not what was written (by its checksum)")
-    if made != FORMAT:
-        raise RunError(f"{path} is a checkpoint of format {made}; this version reads format {FORMAT}")
-    found: State = torch.load(io.BytesIO(raw), map_location=device, weights_only=True)
-    return found
+    state: State = torch.load(io.BytesIO(raw), map_location=device, weights_only=True)
+    return state
 
 
 def restore(trainer: Trainer, path: Path) -> None:

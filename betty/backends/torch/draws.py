@@ -187,10 +187,14 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _codes(constant)
 
 
-def _imported(code: types.CodeType) -> Iterator[str]:
-    """Modules that the code imports itself, and ways to reach any module at all."""
-    yield from (str(step.argval) for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME")
-    yield from (name for name in ("__import__", "eval", "exec") if name in code.co_names)
+@functools.lru_cache(maxsize=4096)
+def _imported(code: types.CodeType) -> tuple[str, ...]:
+    """Modules that the code imports itself, and ways to reach any module at all.
+
+    Kept, since to take code apart is most of the work and every objective comes by the same functions.
+    """
+    modules = (str(step.argval) for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME")
+    return (*modules, *(name for name in ("__import__", "eval", "exec") if name in code.co_names))
 
 
 def _harmless(item: Any) -> bool:

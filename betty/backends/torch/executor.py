@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
 from typing import Any, cast
@@ -17,6 +18,7 @@ from betty.backends.torch.frame import Frame, Outcome, fill, whole
 from betty.backends.torch.methods import Occasion, Status
 from betty.backends.torch.moving import advance, descend, edited
 from betty.backends.torch.objective import Sample
+from betty.backends.torch.overlap import last_pass, overlapping
 from betty.backends.torch.program import LiveProblem, Program, preserved
 from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.respond import (
@@ -86,6 +88,7 @@ class Executor:
             outcome = self._follow(Frame(problem), self._steps[name].instructions)
         except BaseException:
             undo()
+            problem.reduction = None
             raise
         self.recorder.stepped(name)
         return outcome
@@ -172,7 +175,7 @@ class Executor:
         batch, weight = frame.given.get(problem.name), 1.0
         if batch is None and problem.name not in frame.given and problem.stream is not None:
             batch = problem.stream.peek() if frame.dry else problem.stream.next()
-            weight = problem.stream.weight
+            weight = 1.0 if self.program.processes is None else problem.stream.weight
         if isinstance(batch, Sample):
             batch, weight = batch.batch, batch.weight
         host = problem.objective.host_draws
@@ -201,7 +204,8 @@ class Executor:
         seeds = {name: stand_ins.get(name, self.program.parameters(name)) for name, _ in item.adjoints}
         inputs = own + tuple(leaf for tree in seeds.values() for leaf in tree)
         # Activation checkpointing evaluates the module again.
-        with problem.objective.holding(stand_ins if problem.objective.reruns else {}):
+        rerun = problem.objective.holding(stand_ins if problem.objective.reruns else {})
+        with rerun, overlapping(frame, self._steps[problem.name], taped):
             found = problem.objective.derivative(
                 frame.evaluation.loss, inputs, problem.scaler, create_graph=taped, allow_unused=True
             )
@@ -249,6 +253,7 @@ class Executor:
         memory = self._memory(frame, item.slot)
         if item.method.implicit:
             aid = aid_of(lower, memory.get("solution"), seed=frame.problem.version)
+            point = replace(point, last=last_pass(frame, self._steps[frame.problem.name], item, point))
             gains, solution = answer_by_solve(point, adjoint, item.method, aid)
             status, stats = solution.status, solution.stats
             if not frame.dry and multitask(item.method):
@@ -341,7 +346,10 @@ class Executor:
         gradient = (segment.gradient if segment else problem.accumulated) or ()
         if item.every > 1:
             gradient = scale(1 / item.every, gradient)
-        if self.program.processes is not None:
+        if problem.reduction is not None:
+            gradient, problem.idle = problem.reduction.finish(gradient, problem.idle)
+            problem.reduction = None
+        elif self.program.processes is not None:
             gradient, problem.idle = self.program.processes.averaged_with(gradient, problem.idle)
         if segment is not None:
             segment.gradient = gradient

@@ -138,6 +138,8 @@ class Objective:
         self.switches = may_switch(loss, modules.values())
         self.reruns = may_rerun(loss, modules.values())
         self._attends = may_attend(loss, modules.values())
+        self.sharded = False
+        """Whether processes share parameters of these modules."""
         self.scaler: Any = None
         """Scales the loss up for the backward pass, where that runs in half precision."""
         self.smooth_tangents = True

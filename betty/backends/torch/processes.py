@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -139,6 +140,17 @@ class Processes:
             dist.all_gather(found, flat)
         return found
 
+    def begin_sum(self, flat: Tensor) -> Any:
+        """Begin to add up a vector over all processes; for :meth:`end_sum`."""
+        self.traffic.note(flat)
+        with meeting():
+            return dist.all_reduce(flat, async_op=True)
+
+    def end_sum(self, pending: Any) -> None:
+        """Wait for a sum."""
+        with meeting():
+            pending.wait()
+
     def _sum(self, flat: Tensor) -> None:
         self.traffic.note(flat)
         with meeting():
@@ -189,7 +201,7 @@ class Processes:
             dist.scatter_object_list(box, values if self.rank == 0 else None, src=0, group=self.patient)
         return box[0]
 
-    def any(self, values: Sequence[int]) -> list[int]:
+    def most(self, values: Sequence[int]) -> list[int]:
         """The greatest of each of these numbers in any process."""
         found = torch.tensor(list(values), dtype=torch.int64)
         with meeting():
@@ -231,6 +243,35 @@ class Processes:
             worker_init_fn=loader.worker_init_fn,
             persistent_workers=loader.persistent_workers,
         )
+
+
+REASONS = ("", "interrupted", "terminated")
+
+
+class Meeting:
+    """Asks after every iteration whether the run is to end; several processes end after the same one.
+
+    They meet for it about twenty times a second, however long an iteration takes.
+
+    Args:
+        processes: All of them; ``None`` for one alone.
+        asked: Why this process is to end; empty while it is not.
+    """
+
+    def __init__(self, processes: Processes | None, asked: Callable[[], str]) -> None:
+        self._processes, self._asked = processes, asked
+        self._since, self._iterations, self._interval = time.monotonic(), 0, 1
+
+    def __call__(self) -> str:
+        if self._processes is None:
+            return self._asked()
+        self._iterations += 1
+        if self._iterations < self._interval:
+            return ""
+        each = max(time.monotonic() - self._since, 1e-6) / self._iterations
+        reason, self._interval = self._processes.most([REASONS.index(self._asked()), max(1, int(0.05 / each))])
+        self._since, self._iterations = time.monotonic(), 0
+        return REASONS[reason]
 
 
 def local_device(device: torch.device) -> torch.device:

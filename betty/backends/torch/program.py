@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from betty.backends.torch.adaptation import LastUpdate
     from betty.backends.torch.ahead import Ahead
     from betty.backends.torch.processes import Processes
+    from betty.backends.torch.reduction import Reduction
     from betty.backends.torch.tape import Segment
     from betty.backends.torch.trajectory.tangents import Tangents
     from betty.backends.torch.zero import Shares
@@ -115,6 +116,8 @@ class LiveProblem:
 
     processes: Processes | None = None
     """Those that train the program together; set by the program."""
+    reduction: Reduction | None = None
+    """The gradient of the update to come, where its mean over all processes is being taken already."""
     shares: Shares | None = None
     """Who updates which parameters, where the processes share the optimiser's state."""
 

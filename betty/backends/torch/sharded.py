@@ -61,6 +61,7 @@ class ShardedObjective(Objective):
 
     def __init__(self, plain: Objective) -> None:
         self.__dict__.update(plain.__dict__)
+        self.sharded = True
         self._views = {key: View(key, module, fixed=True) for key, module in self.modules.items()}
         # The tensors of a shared module are always its own, whatever they hold.
         self._loose = {key: View(key, module, fixed=shared(module)) for key, module in self.modules.items()}

@@ -83,18 +83,42 @@ class Stream:
         """
         if self._peeked:
             return self._peeked.pop()
-        if self._iterator is None:
-            self._iterator = self._start()
         try:
-            batch = next(self._iterator)
-        except StopIteration:
-            self.epoch += 1
-            self._iterator = self._start()
-            batch = next(self._iterator, self)
-            if batch is self:
-                raise RunError(f"the data of {self.problem!r} holds no batch") from None
+            batch = self._pulled()
+        except RunError:
+            raise
+        except Exception as error:
+            raise self._blamed(error) from error
         self._weigh()
         return to_device(batch, self._device, self._dtype)
+
+    def _pulled(self) -> Any:
+        if self._iterator is None:
+            self._iterator = self._start()
+        batch = next(self._iterator, self)
+        if batch is not self:
+            return batch
+        given = self._iterator.done
+        self.epoch += 1
+        self._iterator = self._start()
+        batch = next(self._iterator, self)
+        if batch is self:
+            raise RunError(
+                f"the data of {self.problem!r} has run dry: epoch {self.epoch} holds no batch, after {given} in the "
+                "one before it; give a function that makes the data anew, or a data set"
+                if given
+                else f"the data of {self.problem!r} holds no batch"
+            )
+        return batch
+
+    def _blamed(self, error: Exception) -> Exception:
+        """What has gone wrong in loading a batch, with the place among the data."""
+        at = f"batch {self._iterator.done} of epoch {self.epoch}" if self._iterator else f"epoch {self.epoch}"
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            reason = str(error).splitlines()[0]
+            return RunError(f"a process that loads the data of {self.problem!r} has ended at {at}: {reason}")
+        error.add_note(f"in loading the data of {self.problem!r}, {at}")
+        return error
 
     def _weigh(self) -> None:
         if self.part is not None and self._iterator is not None:

@@ -15,7 +15,7 @@ from betty.backends.torch.errors import RunError
 from betty.backends.torch.executor import Executor
 from betty.backends.torch.frame import Outcome
 from betty.backends.torch.objective import View
-from betty.backends.torch.processes import Processes
+from betty.backends.torch.processes import Meeting, Processes
 from betty.backends.torch.program import Program, preserved
 from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.stream import to_device
@@ -39,7 +39,11 @@ class Observer(Protocol):
         """A row of metrics: losses and metrics as ``problem.metric``, and ``validate.metric`` where it was due."""
 
     def ended(self, iteration: int, reason: str) -> None:
-        """The loop is over: ``finished``, ``stopped early``, ``interrupted`` or ``failed`` (an exception follows)."""
+        """The loop is over.
+
+        The reason is ``finished``, ``stopped early``, ``interrupted``, ``terminated`` or ``failed`` (an exception
+        follows).
+        """
 
 
 class Measures(Protocol):
@@ -193,6 +197,10 @@ class Trainer:
     """The best value of what checkpoints are compared by, negated where more is better."""
     latest: dict[str, Outcome] = field(default_factory=dict)
     """What the last step of each problem has given."""
+    asked: Callable[[], str] = str
+    """Why the run is to end after the present iteration; empty while it is not."""
+    cut: bool = False
+    """Whether the last run has ended within an iteration."""
     resumed: bool = False
     """Whether the next run goes on from a saved state, patience included."""
     _drawing: bool = False
@@ -206,7 +214,8 @@ class Trainer:
     def run(self, iterations: int) -> str:
         """``iterations`` more iterations; why the loop ended.
 
-        A ``KeyboardInterrupt`` ends the loop; what it cut short is the step it fell into.
+        It ends early where it is :attr:`asked` to, after the iteration at hand. A ``KeyboardInterrupt`` ends it too;
+        what that cuts short is the step it fell into.
         """
         with self.drawing():
             return self._run(iterations)
@@ -242,7 +251,8 @@ class Trainer:
         last, reason = self.iteration + iterations, "finished"
         if not self.resumed:
             self._renew_patience()
-        self.resumed = False
+        self.resumed = self.cut = False
+        meeting = Meeting(self.executor.program.processes, self.asked)
         self._tell("started", self.iteration, last)
         try:
             while self.iteration < last:
@@ -254,8 +264,11 @@ class Trainer:
                 if self.patience and self._validation_due() and self.patience(self.validated):
                     reason = "stopped early"
                     break
+                if self.iteration < last and (asked := meeting()):
+                    reason = asked
+                    break
         except KeyboardInterrupt:
-            reason = "interrupted"
+            reason, self.cut = self.asked() or "interrupted", True
         except BaseException:
             self._tell("ended", self.iteration, "failed")
             raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -15,9 +16,17 @@ import torch
 from torch import Tensor
 
 from betty.backends.torch.objective import Objective, Sample
-from betty.backends.torch.tree import Tree, add, detach, scale
+from betty.backends.torch.tree import Scalar, Tree, add, detach, scale
 
 Operator = Callable[[Tree], Tree]
+
+
+Last = Callable[[Mapping[str, Tree], Scalar], AbstractContextManager[None]]
+
+
+def nothing(ahead: Mapping[str, Tree], factor: Scalar) -> AbstractContextManager[None]:
+    del ahead, factor
+    return nullcontext()
 
 
 class Status(Enum):
@@ -95,6 +104,8 @@ class Lower:
             others count as constants of the loss.
         together: The mean of a tree over all processes. The loss is the mean of theirs: what a method makes of its
             derivatives it makes of their mean, other than what it gives in the end, of which the mean is taken later.
+        last: Entered around the last backward pass of a response by differences, with the gradients of the first one
+            and the factor of their difference, so that what comes of it can be sent to other processes meanwhile.
     """
 
     name: str
@@ -105,6 +116,7 @@ class Lower:
     decay: Sequence[float] = ()
     answers: Sequence[bool] = ()
     together: Operator = same
+    last: Last = nothing
 
     def through(self, tree: Tree) -> Tree:
         """``tree`` with zeros for the parameters that the response does not go through."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from betty.backends.torch.methods.base import Linearization, Lower, Product
+from betty.backends.torch.methods.base import Last, Linearization, Lower, Product, nothing
 from betty.backends.torch.tree import Scalar, Tree, axpy, norm, scale, subtract
 
 
@@ -48,13 +48,14 @@ class Difference(Linearization):
         return self._difference(v, {self.lower.name: self.lower.parameters})[self.lower.name]
 
     def pull(self, q: Tree) -> dict[str, Tree]:
-        return self._difference(q, self.lower.reads)
+        return self._difference(q, self.lower.reads, self.lower.last)
 
-    def _difference(self, v: Tree, by: Mapping[str, Tree]) -> dict[str, Tree]:
+    def _difference(self, v: Tree, by: Mapping[str, Tree], last: Last = nothing) -> dict[str, Tree]:
         step = self._step(v)
         ahead = self.lower.gradients(by, axpy(_like(step, v), v, self.lower.parameters))
-        behind = self.lower.gradients(by, axpy(_like(-step, v), v, self.lower.parameters))
         half = 0.5 / step
+        with last(ahead, half):
+            behind = self.lower.gradients(by, axpy(_like(-step, v), v, self.lower.parameters))
         return {name: scale(_like(half, ahead[name]), subtract(ahead[name], behind[name])) for name in by}
 
     def moved(self, q: Tree) -> Tree:
