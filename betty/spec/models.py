@@ -261,8 +261,8 @@ class EngineSpec(SpecModel):
     strategy: Strategy = Field(
         default="auto",
         description="How the processes that `torchrun` has started share the work: `ddp` (each has all parameters and "
-        "its part of every batch), `zero` (and a part of the optimisers' states), `fsdp` (and a part of the parameters of "
-        "great modules), `single` (there is one process), or `auto`: `ddp` where there are several.",
+        "its part of every batch), `zero` (and a part of the optimisers' states), `fsdp` (and a part of the parameters "
+        "of great modules), `single` (there is one process), or `auto`: `ddp` where there are several.",
     )
     adjoints: Literal["mean", "local"] = Field(
         default="mean",

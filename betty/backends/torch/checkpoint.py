@@ -23,6 +23,7 @@ from betty.backends.torch.packing import Codec, UnpackableError
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.random import RandomState
 from betty.backends.torch.rejoining import alone, dealt, gathered
+from betty.backends.torch.spreading import spread
 from betty.backends.torch.tape import Reading
 from betty.backends.torch.trainer import Trainer
 from betty.backends.torch.trajectory import saving
@@ -154,6 +155,7 @@ def restore(trainer: Trainer, path: Path) -> None:
     written = alone(program.processes, lambda: _fitting(path, program), "restoring")
     saved = dealt(written, program, Codec(RECORDS).unpack)
     parts: dict[str, State] = saved["problems"]
+    spread(parts, program, trainer.executor.plan)
     for name, found in parts.items():
         try:
             _restore_problem(program[name], found)

@@ -35,7 +35,7 @@ def gathered(leaf: Tensor) -> Tensor:
 
     shared = cast("DTensor", leaf)
     whole = shared.full_tensor(grad_placements=[Partial()])
-    return cast("Tensor", _Share.apply(whole, shared.device_mesh.size()))
+    return cast("Tensor", _Share.apply(whole, shared.device_mesh.size()))  # type: ignore[no-untyped-call]
 
 
 class _Share(torch.autograd.Function):

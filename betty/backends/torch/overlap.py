@@ -30,7 +30,8 @@ def last_pass(frame: Frame, step: Step, item: Respond, point: Lower) -> Last:
     """
     problem, into = frame.problem, dict(item.into)
     last = step.responses and step.responses[-1] is item
-    if not (last and into == {problem.name: ""} and len(point.samples) == 1 and _due(frame, step)) or point.objective.sharded:
+    alone = last and into == {problem.name: ""} and len(point.samples) == 1
+    if not alone or point.objective.sharded or not _due(frame, step):
         return nothing
 
     def entered(ahead: Mapping[str, Tree], factor: Scalar) -> AbstractContextManager[None]:

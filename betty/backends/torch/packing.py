@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from betty.backends.torch.tree import entire
+
 RECORD, QUEUE, ARRAY = "$record", "$queue", "$array"
 PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.Size)
 
@@ -96,5 +98,5 @@ class Codec:
 
 
 def _bare(value: Tensor) -> Tensor:
-    """A copy without a graph; subclasses of tensors become tensors."""
-    return value.detach().clone().requires_grad_(value.requires_grad)
+    """A copy without a graph, of what processes share all of it; subclasses of tensors become tensors."""
+    return entire(value.detach()).clone().requires_grad_(value.requires_grad)

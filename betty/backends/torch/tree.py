@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -66,7 +66,8 @@ def sharded(leaf: Tensor) -> bool:
 
 def entire(leaf: Tensor) -> Tensor:
     """All of a tensor; of one that processes share, what all of them hold, for which all have to ask."""
-    return leaf.full_tensor() if sharded(leaf) else leaf  # type: ignore[operator]
+    gather: Callable[[], Tensor] | None = getattr(leaf, "full_tensor", None)
+    return leaf if gather is None else gather()
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
