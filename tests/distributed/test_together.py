@@ -29,6 +29,10 @@ PLAIN = ("problems.net.optimizer={target: torch.optim.SGD, lr: 0.1, momentum: 0.
 MICRO = ("problems.net.gradient_accumulation=2", "problems.weights.gradient_accumulation=2")
 ZERO = ("engine.strategy=zero", "problems.net.gradient_clipping=0.5")
 
+# Parameters of the uppers' modules are shared too where these are great, or where a program says so.
+FSDP = ("engine.strategy=fsdp", "problems.net.shard_parameters=true", "problems.net.gradient_clipping=0.5")
+BOTH = "problems.weights.shard_parameters=true"
+
 
 def case(name: str, spec: str, method: str, upper: str, *overrides: str, after: int = 0) -> Case:
     return Case(name=name, spec=spec.replace("METHOD", method), upper=upper, overrides=overrides, after=after)
@@ -52,11 +56,20 @@ CASES = {
             case(f"zero-{name}", TWO, METHODS[name], "weights", *DOUBLE, *ZERO, after=5)
             for name in ("sama+forward", "cg", "unrolled")
         ),
+        *(
+            case(f"fsdp-{name}", TWO, METHODS[name], "weights", *DOUBLE, *FSDP, after=5)
+            for name in ("finite_difference", "sama", "penalty")
+        ),
+        case("fsdp-both", THREE, METHODS["finite_difference"], "rate", *DOUBLE, *FSDP, *MICRO, BOTH, after=9),
         case("whole", TWO, METHODS["cg"], "weights", *DOUBLE, "problems.net.data.shard=false", after=5),
         case("roll_back", TWO, METHODS["unrolled"], "weights", *DOUBLE, "engine.roll_back=true", after=5),
     )
 }
-FOUR = [name for name in CASES if name.startswith("single") or name in ("three-cg", "zero-sama+forward")]
+FOUR = [
+    name
+    for name in CASES
+    if name.startswith("single") or name in ("three-cg", "zero-sama+forward", "fsdp-sama", "fsdp-both")
+]
 Found = Mapping[tuple[str, int, int], dict[str, Any]]
 """By case, number of processes and rank."""
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from betty import Engine
+from betty.backends.torch.gathering import whole_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ def run(case: Case, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"hypergradient": engine.hypergradient(case.upper)}
     history = engine.run(case.after).history if case.after else []
     found["rows"] = [dict(row) for row in history]
-    found["weights"] = {name: module.state_dict() for name, module in engine.modules.items()}
+    found["weights"] = {name: whole_state(module) for name, module in engine.modules.items()}
     return found
 
 

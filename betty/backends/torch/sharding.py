@@ -24,6 +24,9 @@ that it takes to gather it for every pass."""
 BLOCK = 0.01
 """Share of a module's parameters from which one of its blocks is gathered by itself."""
 
+WHOLE = ("Adafactor", "Muon", "LBFGS")
+"""Optimisers whose update of an entry depends on others of the same parameter."""
+
 log = logging.getLogger("betty")
 
 
@@ -72,6 +75,12 @@ def _shard(problem: LiveProblem) -> None:
                 f"the parameter {name!r} of {problem.name!r} has no dimension along which it could be spread over "
                 "processes: give it the shape [1], or set 'shard_parameters: false'"
             )
+    kind = type(problem.optimizer).__name__
+    if kind in WHOLE:
+        raise RunError(
+            f"the optimizer of {problem.name!r}, {kind}, looks at whole matrices, of which each process has a part: "
+            "expected one that works an entry at a time, such as AdamW, or 'shard_parameters: false'"
+        )
     before = dict(module.named_parameters())
     for block in blocks(module):
         fully_shard(block, reshard_after_forward=True)

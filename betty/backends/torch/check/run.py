@@ -26,6 +26,7 @@ from betty.backends.torch.check.records import Check, EdgeCheck, Flag, Measureme
 from betty.backends.torch.check.reference import NoReferenceError, Referee, Reference, compare, first_line
 from betty.backends.torch.check.replica import training_copy
 from betty.backends.torch.check.windows import Schedule, Window, windows
+from betty.backends.torch.errors import RunError
 from betty.backends.torch.program import Program
 from betty.backends.torch.random import RandomState, replaying
 from betty.ir.compile import compile_graph
@@ -218,8 +219,12 @@ def check_program(graph: Graph, program: Program, request: Request | None = None
         request: What to check.
 
     Raises:
-        RunError: The data is a live generator, which cannot be copied.
+        RunError: The data is a live generator, which cannot be copied; or processes share parameters.
     """
+    if any(problem.objective.sharded for problem in program.problems.values()):
+        raise RunError(
+            "a program whose parameters are spread over processes cannot be checked: check it in one process"
+        )
     asked, start = request or Request(), time.perf_counter()
     with replaying(None, program.device), _quiet():
         return _check(graph, training_copy(program), asked, start)
