@@ -86,7 +86,7 @@ class ShardedObjective(Objective):
         factor = 1.0 if scaler is None else scaler.get_scale()
         touched = [*targets, *(leaf for module in self.modules.values() for leaf in module.parameters())]
         try:
-            (loss * factor if factor != 1.0 else loss).backward()
+            (loss if scaler is None else scaler.scale(loss)).backward()
             found = [leaf.grad for leaf in targets]
         finally:
             for leaf in touched:
