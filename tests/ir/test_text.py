@@ -170,7 +170,7 @@ PLANS = {
         STEP + "%0 = draw kept=1",
         "'kept' is not a field of draw",
         at=(3, 11),
-        expected="one of keep, flops, bytes",
+        expected="one of keep, flops, bytes, collectives, exchanged",
         hint="keep",
     ),
     "number": Wrong(

@@ -114,8 +114,10 @@ class Stream:
     def _blamed(self, error: Exception) -> Exception:
         """What has gone wrong in loading a batch, with the place among the data."""
         at = f"batch {self._iterator.done} of epoch {self.epoch}" if self._iterator else f"epoch {self.epoch}"
-        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-            reason = str(error).splitlines()[0]
+        # What comes of a worker's end depends on what it was about: a batch may be half on its way.
+        lost = isinstance(error, ConnectionError | EOFError) and getattr(self._loader, "num_workers", 0)
+        if lost or (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")):
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             return RunError(f"a process that loads the data of {self.problem!r} has ended at {at}: {reason}")
         error.add_note(f"in loading the data of {self.problem!r}, {at}")
         return error
