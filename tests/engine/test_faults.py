@@ -39,8 +39,7 @@ class Descent(torch.optim.SGD):
 
 
 @functools.cache
-def late():
-    """Whether this process, which loads the data of one epoch, has begun after the moment of the fault."""
+def late():  # whether this process, which loads the data of one epoch, has begun after the moment of the fault
     return Path("steps").exists()
 
 
