@@ -19,7 +19,15 @@ from betty.observers.checkpoints import numbered
 from betty.result import History
 from betty.runfolder import RunFolder, write_atomically
 
-FREE = ("name", "engine.iterations", "engine.log", "engine.checkpoint", "engine.validate", "engine.early_stopping")
+FREE = (
+    "name",
+    "engine.iterations",
+    "engine.log",
+    "engine.checkpoint",
+    "engine.validate",
+    "engine.early_stopping",
+    "engine.on_nonfinite",
+)
 """Fields that may change between two parts of a run: none of them changes what a step does."""
 DAMAGED = ".damaged"
 

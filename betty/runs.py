@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from betty.backends.torch.profiler import Profiler
+from betty.backends.torch.rescue import Rescue
 from betty.backends.torch.trainer import Observer, Trainer
-from betty.front import Front
+from betty.front import Front, Running
 from betty.ir.explain import Measured, explain
-from betty.observers.checkpoints import Checkpoints
+from betty.observers.checkpoints import Checkpoints, InMemory
 from betty.observers.records import JsonLines, Memory, TensorBoard
 from betty.result import History, Result
 from betty.runfolder import RunFolder
@@ -50,7 +51,9 @@ class Run:
         memory = Memory(self.history)
         profiler = Profiler(self.front.program.device) if self.profile else None
         self.front.executor.around = profiler
-        self.trainer.observers = [memory, *self._writers(), *self.observers]
+        writers = self._writers()
+        self.trainer.observers = [memory, *writers, *self.observers]
+        self.trainer.rescue = rescue_of(self.front.running, self.trainer, self.folder, writers)
         start = time.perf_counter()
         begin()
         reason = self.trainer.run(iterations)
@@ -69,9 +72,10 @@ class Run:
         )
 
     def _writers(self) -> list[Observer]:
-        if self.folder is None:
-            return []
         running, compiled = self.front.running, self.front.compiled
+        back = running.on_nonfinite.action == "rollback"
+        if self.folder is None:
+            return [InMemory(self.trainer, running.checkpoint_every)] if back else []
         self.folder.write_plan(explain(compiled.plan, compiled.graph) + "\n")
         self.folder.write_spec(self.front.written())
         found = cast("list[Observer]", [JsonLines(self.folder.metrics)])
@@ -85,6 +89,7 @@ class Run:
                     every=running.checkpoint_every,
                     keep=running.checkpoint_keep,
                     best=running.checkpoint_best,
+                    at_start=back,
                 )
             )
         return found
@@ -96,3 +101,11 @@ class Run:
         }
         compiled = self.front.compiled
         return explain(compiled.plan, compiled.graph, measured)
+
+
+def rescue_of(running: Running, trainer: Trainer, folder: RunFolder | None, writers: Sequence[Observer]) -> Rescue:
+    """What a run does about numbers that are not finite."""
+    made = next((one for one in writers if isinstance(one, Checkpoints | InMemory)), None)
+    trainer.checkpoint_every = running.checkpoint_every if made else 0
+    newest = made.newest if made else lambda: None
+    return Rescue(trainer, running.on_nonfinite, newest, str(folder.path) if folder else "")

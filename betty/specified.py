@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from betty.backends.torch.executor import Executor
+from betty.backends.torch.finite import OnNonfinite
 from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.trace import trace
 from betty.backends.torch.trainer import EarlyStopping
@@ -63,6 +64,7 @@ class SpecFront:
                 if best
                 else self.early_stopping
             ),
+            on_nonfinite=OnNonfinite(action=engine.on_nonfinite.action, limit=engine.on_nonfinite.limit),
         )
 
     def written(self) -> str:

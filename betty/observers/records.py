@@ -11,6 +11,7 @@ from typing import IO, Any
 from betty.backends.torch.errors import RunError
 from betty.observers.base import Quiet
 from betty.result import History
+from betty.runfolder import write_atomically
 
 
 class Memory(Quiet):
@@ -21,6 +22,9 @@ class Memory(Quiet):
 
     def recorded(self, iteration: int, row: Mapping[str, float]) -> None:
         self.history.append(iteration, row)
+
+    def went_back(self, iteration: int) -> None:
+        self.history.cut(iteration)
 
 
 class JsonLines(Quiet):
@@ -42,6 +46,15 @@ class JsonLines(Quiet):
         plain = {key: value if math.isfinite(value) else str(value) for key, value in row.items()}
         self._file.write(json.dumps({"iteration": iteration, **plain}) + "\n")
         self._file.flush()
+
+    def went_back(self, iteration: int) -> None:
+        if self._file is None:
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        self._file.close()
+        kept = "".join(line for line in lines if json.loads(line)["iteration"] <= iteration)
+        write_atomically(self._path, lambda path: path.write_text(kept, encoding="utf-8"))
+        self._file = self._path.open("a", encoding="utf-8")
 
     def ended(self, iteration: int, reason: str) -> None:
         if self._file is not None:

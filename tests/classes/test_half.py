@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from betty import Config, Engine, EngineConfig, GraphError, ImplicitProblem
+from betty import Config, Engine, EngineConfig, ImplicitProblem
 
 
 class Low(ImplicitProblem):
@@ -86,6 +86,15 @@ def test_a_step_that_overflows_is_skipped_and_the_scale_shrinks() -> None:
     assert any(not torch.equal(value, before[name]) for name, value in low.module.state_dict().items())
 
 
-def test_methods_that_differentiate_updates_are_refused() -> None:
-    with pytest.raises(GraphError, match="differentiates the updates of 'low', which fp16 may skip"):
-        program("fp16", "unrolled")
+def test_updates_that_are_differentiated_are_skipped_as_well() -> None:
+    engine = program("fp16", "unrolled", factor=100.0, scale=2.0**24)
+    engine.train_step()
+    low, high = (engine._program[name] for name in ("low", "high"))
+    assert low.version == 0 and not low.tape and high.version == 0 and high.skipped == 1
+    engine.run(30)
+    assert low.version > 0 and high.version > 0 and low.version + low.skipped == low.count
+
+
+def test_a_scaler_is_written_into_the_spec() -> None:
+    text = program("fp16").to_spec()
+    assert "precision: fp16" in text and "init_scale: 4096.0" in text

@@ -44,8 +44,10 @@ def state(trainer: Trainer) -> State:
 
     Raises:
         RunError: A part of it cannot be written as plain data; it is named.
+        NonfiniteError: A parameter is not finite.
     """
     program, codec = trainer.executor.program, Codec(RECORDS)
+    trainer.executor.watch.sound()
     return {
         "plan": trainer.executor.plan.name,
         "iteration": trainer.iteration,
@@ -96,15 +98,16 @@ def _parts(problem: LiveProblem) -> State:
         "memories": problem.memories,
         "started_at": problem.started_at,
         "seen": problem.seen,
+        "skipped": (problem.skipped, problem.skipped_in_a_row, problem.spoiled, problem.drawn),
         "ahead": problem.ahead,
         "data": problem.stream.state() if problem.stream is not None else None,
-        "kept batches": list(problem.kept),
+        "kept batches": (list(problem.kept), list(problem.spared)),
         "updates": saving.saved(problem),
     }
 
 
-def write(found: State, path: Path) -> None:
-    """Write a state into a file, with a checksum of its content."""
+def write(found: State, path: Path | io.BytesIO) -> None:
+    """Write a state into a file, or into memory, with a checksum of its content."""
     content = io.BytesIO()
     torch.save(found, content)
     raw = content.getvalue()
@@ -114,7 +117,7 @@ def write(found: State, path: Path) -> None:
     )
 
 
-def read(path: Path, device: torch.device) -> State:
+def read(path: Path | io.BytesIO, device: torch.device) -> State:
     """The state in a file.
 
     Raises:
@@ -136,7 +139,7 @@ def read(path: Path, device: torch.device) -> State:
     return found
 
 
-def restore(trainer: Trainer, path: Path) -> None:
+def restore(trainer: Trainer, path: Path | io.BytesIO) -> None:
     """Put a saved state back; the run goes on from it as the one that was saved would have.
 
     Raises:
@@ -177,8 +180,10 @@ def _restore_problem(problem: LiveProblem, saved: State) -> None:
     problem.count, problem.version, problem.accumulated = saved["count"], saved["version"], saved["accumulated"]
     problem.idle, problem.last, problem.memories = saved["idle"], saved["last"], saved["memories"]
     problem.started_at, problem.seen, problem.ahead = saved["started_at"], saved["seen"], saved["ahead"]
-    problem.kept.clear()
-    problem.kept.extend(saved["kept batches"] or ())
+    problem.skipped, problem.skipped_in_a_row, problem.spoiled, problem.drawn = saved["skipped"]
+    for queue, samples in zip((problem.kept, problem.spared), saved["kept batches"] or ((), ()), strict=True):
+        queue.clear()
+        queue.extend(samples)
     if problem.stream is not None and saved["data"] is not None:
         problem.stream.restore(saved["data"])
 

@@ -19,7 +19,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from betty.backends.torch.epochs import Epoch, Position
+from betty.backends.torch.epochs import Epoch, Position, generators_of, in_random_order
 from betty.backends.torch.errors import RunError
 
 
@@ -143,6 +143,16 @@ class Stream:
             raise RunError(
                 f"the data of {self.problem!r} ends before its batch {state.done}, where the checkpoint was written"
             ) from None
+
+    def shuffle_anew(self, seed: int) -> None:
+        """Begin the next epoch, in an order of its own; data that comes in one order goes on from where it stands."""
+        if self._loader is None:
+            self._loader = as_loader(self._source(), self._loading, self.problem)
+        if in_random_order(self._loader):
+            for generator in generators_of(self._loader):
+                generator.manual_seed(seed)
+            self._peeked.clear()
+            self._iterator, self.epoch = None, self.epoch + 1
 
     def _start(self, position: Position | None = None) -> Epoch:
         if self._loader is None or isinstance(self._loader, Iterator):
