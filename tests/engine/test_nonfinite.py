@@ -258,6 +258,24 @@ def test_parameters_that_an_optimiser_has_spoiled_reach_no_checkpoint(tmp_path: 
     assert not (tmp_path / "state.pt").exists()
 
 
+@pytest.mark.parametrize("every", [1, 5])
+def test_flags_that_are_looked_at_later_let_nothing_through(spec: Callable[..., Path], every: int) -> None:
+    """As on an accelerator: the error comes an update late at most, and before any record or checkpoint."""
+    asked = [f"engine.log={{every: {every}}}", f"engine.checkpoint={{every: {every}}}"]
+    engine = Engine(spec("finite_difference", broken=False), overrides=asked)
+    engine._trainer.executor.watch.later = True
+    poison(engine, "net", {7})
+    with pytest.raises(NonfiniteError, match="the loss of 'net' is not finite") as caught:
+        engine.run(out="part")
+    assert "problem 'net', step 7" in str(caught.value) and engine.iteration in (7, 8)
+    assert f"checkpoints/{6 // every * every:08d}.pt" in str(caught.value)
+    assert len(Path("part/metrics.jsonl").read_text().splitlines()) == 6 // every
+    back = Engine(spec("finite_difference", broken=False), overrides=[*asked, "engine.on_nonfinite=rollback"])
+    back._trainer.executor.watch.later = True
+    poison(back, "net", {7})
+    assert back.run().iterations == 12
+
+
 # -- skip
 
 

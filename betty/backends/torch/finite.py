@@ -94,6 +94,8 @@ class Watch:
 
     def __init__(self, plan: Plan, program: Program, policy: OnNonfinite | None = None) -> None:
         self.plan, self.program, self.policy = plan, program, policy
+        self.later = program.device.type != "cpu"
+        """Whether flags are looked at later."""
         self._pending: deque[tuple[Any, Tensor, list[Finding]]] = deque()
         self._warned: set[str] = set()
         self._scaled = {step.problem: self._scalers(step.problem) for step in plan}
@@ -125,7 +127,7 @@ class Watch:
     def _passes(self, frame: Frame) -> bool:
         if self.policy is None and not self._scaled[frame.problem.name]:
             return True
-        if self.program.device.type != "cpu" and not self.spares(frame.problem):
+        if self.later and not self.spares(frame.problem):
             self._look_later(frame)
             return True
         if _sound(frame):
@@ -148,7 +150,7 @@ class Watch:
         """The same of an update's gradient, once it has been averaged over processes and seen by the program."""
         if self.policy is None and not self._scaled[frame.problem.name]:
             return True
-        if self.program.device.type != "cpu" and not self.spares(frame.problem):
+        if self.later and not self.spares(frame.problem):
             finding = self._found(frame, frame.at, f"the gradient of {frame.problem.name!r}")
             self._queue([_flag(gradient)], [finding])
             return True
@@ -171,9 +173,10 @@ class Watch:
         """
         while self._pending:
             event, flags, findings = self._pending[0]
-            if not (wait or event.query()):
+            if not (wait or event is None or event.query()):
                 return
-            event.synchronize()
+            if event is not None:
+                event.synchronize()
             self._pending.popleft()
             for good, finding in zip(flags.tolist(), findings, strict=True):
                 if not good:
@@ -257,8 +260,9 @@ class Watch:
 
     def _queue(self, flags: list[Tensor], findings: list[Finding]) -> None:
         found = torch.stack(flags).to("cpu", non_blocking=True)
-        event = torch.Event(self.program.device.type)
-        event.record()
+        event = torch.Event(self.program.device.type) if self.program.device.type != "cpu" else None
+        if event is not None:
+            event.record()
         self._pending.append((event, found, findings))
 
 
