@@ -223,19 +223,9 @@ def small(loss: Any, upper: Any, method: Any, lr: float = 1e-12) -> dict[str, An
 
 
 def test_a_finite_loss_with_a_gradient_that_is_not() -> None:
-    program = {
-        "name": "root",
-        "problems": {
-            "net": {
-                "parameters": {"w": {"shape": [3]}},
-                "loss": sqrt_at_zero,
-                "data": [torch.zeros(1)],
-                "optimizer": {"target": "torch.optim.SGD", "lr": 0.1},
-            }
-        },
-        "engine": {"device": "cpu", "iterations": 3},
-    }
-    engine = Engine(program)
+    sgd = {"target": "torch.optim.SGD", "lr": 0.1}
+    net = {"parameters": {"w": {"shape": [3]}}, "loss": sqrt_at_zero, "data": [torch.zeros(1)], "optimizer": sgd}
+    engine = Engine({"name": "root", "problems": {"net": net}, "engine": {"device": "cpu", "iterations": 3}})
     with pytest.raises(NonfiniteError, match="the gradient of the loss of 'net' is not finite"):
         engine.run()
     assert torch.equal(engine.modules["net"].w, torch.zeros(3))  # type: ignore[arg-type]
@@ -313,9 +303,10 @@ def test_an_upper_waits_for_the_first_update_of_its_lower(spec: Callable[..., Pa
         engine = Engine(spec(method, broken=False), overrides=["engine.on_nonfinite=skip"])
         poison(engine, "net", {1, 2})
         engine.run(2)
-        assert engine._program["rate"].version == 0 and engine._program["rate"].skipped == 1
+        rate = engine._program["rate"]
+        assert (rate.version, rate.skipped) == (0, 1)
         engine.run(2)
-        assert engine._program["rate"].version == 1
+        assert rate.version == 1
 
 
 def test_skipping_ends_at_its_limit(spec: Callable[..., Path]) -> None:
