@@ -22,6 +22,7 @@ from betty.backends.torch.trajectory.tuning import Tuned
 from betty.backends.torch.updates import RULES
 from betty.ir.diagnostics import BettyError, Diagnostic, Field, SpecError
 from betty.ir.graph import Graph
+from betty.spec.faults import ScalerSpec
 from betty.spec.load import Document
 from betty.spec.models import EngineSpec, ParameterSpec, ProblemSpec, Spec
 from betty.spec.readings import TunedSpec, parameter_diagnostics
@@ -29,7 +30,7 @@ from betty.spec.resolve import Resolved, ResolvedProblem
 from betty.spec.targets import described
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": None}
-DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "fp64": torch.float64}
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -101,6 +102,7 @@ class _Builder:
             device=self.device,
             autocast=AUTOCAST[precision],
         )
+        objective.scaler = self._scaler(problem)
         tuned, start = self._tuned(name, problem, modules), problem.initial.source if problem.initial else ""
         if start:
             self._check_start(name, modules[name], start, modules[start])
@@ -119,7 +121,15 @@ class _Builder:
             gradient_clipping=problem.gradient_clipping,
             tuned=tuned,
             starts_from=start,
+            scaler=objective.scaler,
         )
+
+    def _scaler(self, problem: ProblemSpec) -> Any:
+        """What scales the loss of a problem in half precision; ``None`` for others."""
+        if self._precision(problem) != "fp16":
+            return None
+        settings = problem.scaler or self.spec.engine.scaler or ScalerSpec()
+        return torch.amp.GradScaler(self.device.type, **settings.model_dump())
 
     def _tuned(self, name: str, problem: ProblemSpec, modules: Mapping[str, nn.Module]) -> tuple[Tuned, ...]:
         """The hyperparameters that are parameters of other problems."""

@@ -173,6 +173,10 @@ class EngineConfig(Checked):
         memory: Addition: bytes that the program may take on its device, for methods that ``"auto"`` chooses; ``0`` for
             no limit.
         timeout: Addition: seconds that a process waits for the others, in a slow validation for instance.
+        on_nonfinite: Addition: what to do where a loss, gradient, hypergradient or solve is not finite: ``"stop"``
+            before the update is made, ``"skip"`` the update, or ``"rollback"`` to the last checkpoint.
+        nonfinite_limit: Addition: updates of one problem skipped in a row, or times that the run has gone back, before
+            it stops after all.
 
     Raises:
         ConfigError: Everything wrong with the values.
@@ -194,3 +198,11 @@ class EngineConfig(Checked):
     checkpoint_keep: int = whole(3, least=1)
     memory: int = whole(0, least=0)
     timeout: float = number(1800.0, above=0.0)
+    on_nonfinite: str = choice("stop", "stop", "skip", "rollback")
+    nonfinite_limit: int = whole(5, least=1)
+
+    @classmethod
+    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[tuple[str, Wrong]]:
+        if values.get("on_nonfinite") == "rollback" and not values.get("checkpoint_every"):
+            found = "found 'rollback', which goes back to a checkpoint, and none is made"
+            yield "on_nonfinite", (found, "checkpoint_every beside it", "checkpoint_every=200")

@@ -107,6 +107,7 @@ class Engine(ClassMembers):
             iterate=self._front.iterate,
             shared=running.random is None,
         )
+        self._trainer.executor.watch.policy = running.on_nonfinite
         if running.checkpoint_every:
             self._trainer.executor.recorder.record()
         if isinstance(self._front, ClassFront):
@@ -116,6 +117,7 @@ class Engine(ClassMembers):
     def _rebuilt(self, executor: Executor) -> None:
         if self._trainer.executor.recorder.recording:
             executor.recorder.record()
+        executor.watch.policy = self._front.running.on_nonfinite
         self._trainer.executor = executor
 
     @property

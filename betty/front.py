@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from betty.backends.torch.executor import Executor
+from betty.backends.torch.finite import OnNonfinite
 from betty.backends.torch.program import Program
 from betty.backends.torch.random import RandomState
 from betty.backends.torch.trainer import EarlyStopping, Measures
 from betty.ir.compile import Compiled
+
+STOP = OnNonfinite()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,7 @@ class Running:
         checkpoint_every: Iterations between two checkpoints; 0 for none.
         checkpoint_keep: Latest checkpoints that are kept.
         checkpoint_best: What makes a checkpoint better than others, if the best is kept too.
+        on_nonfinite: What to do about numbers that are not finite.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Running:
     checkpoint_every: int = 0
     checkpoint_keep: int = 3
     checkpoint_best: EarlyStopping | None = None
+    on_nonfinite: OnNonfinite = STOP
 
 
 class Front(Protocol):

@@ -28,6 +28,10 @@ class History(Sequence[Mapping[str, float]]):
     def append(self, iteration: int, row: Mapping[str, float]) -> None:
         self._rows.append({"iteration": iteration, **row})
 
+    def cut(self, iteration: int) -> None:
+        """Drop the rows of later iterations."""
+        self._rows = [row for row in self._rows if row["iteration"] <= iteration]
+
     def __len__(self) -> int:
         return len(self._rows)
 

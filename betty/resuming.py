@@ -23,7 +23,7 @@ from betty.runfolder import RunFolder, write_atomically
 
 FREE = (
     *("name", "engine.iterations", "engine.log", "engine.checkpoint", "engine.validate", "engine.early_stopping"),
-    *("engine.strategy", "engine.backend", "engine.timeout"),
+    *("engine.on_nonfinite", "engine.strategy", "engine.backend", "engine.timeout"),
 )
 """Fields that may change between two parts of a run: none of them changes what a step does."""
 DAMAGED = ".damaged"

@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from betty.backends.torch.finite import NonfiniteError
 from betty.backends.torch.gathering import whole_state
 from betty.backends.torch.profiler import Profiler
+from betty.backends.torch.rescue import Rescue
 from betty.backends.torch.trainer import Observer, Trainer
-from betty.front import Front
+from betty.front import Front, Running
 from betty.ir.explain import Measured, explain
 from betty.ir.plan import Exchange
-from betty.observers.checkpoints import Checkpoints, numbered
+from betty.observers.checkpoints import Checkpoints, InMemory, numbered
 from betty.observers.records import JsonLines, Memory, TensorBoard
 from betty.result import History, Result
 from betty.runfolder import RunFolder
@@ -55,7 +57,9 @@ class Run:
         traffic = processes.traffic if processes is not None else None
         profiler = Profiler(self.front.program.device, traffic) if self.profile else None
         self.front.executor.around = profiler
-        self.trainer.observers = [memory, *self._writers(), *self.observers]
+        writers = self._writers()
+        self.trainer.observers = [memory, *writers, *self.observers]
+        self.trainer.rescue = rescue_of(self.front.running, self.trainer, self.folder, writers)
         start = time.perf_counter()
         begin()
         with listening() as self.trainer.asked:
@@ -84,6 +88,8 @@ class Run:
         """Say with an error from where the run can go on."""
         if self.folder is None or not self._first or not self.front.running.checkpoint_every:
             return
+        if isinstance(error, NonfiniteError):
+            return  # it says so itself
         known = numbered(self.folder.checkpoints)
         if known:
             error.add_note(f"the last checkpoint is {known[-1]}; to go on: betty run --resume {self.folder.path}")
@@ -91,9 +97,10 @@ class Run:
             error.add_note(f"there is no checkpoint yet; to begin again: betty run --resume {self.folder.path}")
 
     def _writers(self) -> list[Observer]:
-        if self.folder is None:
-            return []
         running = self.front.running
+        back = running.on_nonfinite.action == "rollback"
+        if self.folder is None:
+            return [InMemory(self.trainer, running.checkpoint_every)] if back else []
         found = self._of_first(self.folder) if self._first else []
         if running.checkpoint_every:
             found.append(
@@ -103,6 +110,7 @@ class Run:
                     every=running.checkpoint_every,
                     keep=running.checkpoint_keep,
                     best=running.checkpoint_best,
+                    at_start=back,
                 )
             )
         return found
@@ -133,3 +141,11 @@ class Run:
         }
         compiled = self.front.compiled
         return explain(compiled.plan, compiled.graph, measured)
+
+
+def rescue_of(running: Running, trainer: Trainer, folder: RunFolder | None, writers: Sequence[Observer]) -> Rescue:
+    """What a run does about numbers that are not finite."""
+    made = next((one for one in writers if isinstance(one, Checkpoints | InMemory)), None)
+    trainer.checkpoint_every = running.checkpoint_every if made else 0
+    newest = made.newest if made else lambda: None
+    return Rescue(trainer, running.on_nonfinite, newest, str(folder.path) if folder else "")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from betty.backends.torch.executor import Executor
+from betty.backends.torch.finite import OnNonfinite
 from betty.backends.torch.random import RandomState, derived_seed, replaying
 from betty.backends.torch.sharding import shard_modules
 from betty.backends.torch.trace import trace
@@ -72,6 +73,7 @@ class SpecFront:
                 if best
                 else self.early_stopping
             ),
+            on_nonfinite=OnNonfinite(action=engine.on_nonfinite.action, limit=engine.on_nonfinite.limit),
         )
 
     @property

@@ -32,7 +32,7 @@ from betty.ir.records import Facts
 from betty.problems.problem import Problem
 
 CUSTOM = "custom_optimizer_step"
-KEPT = ("count", "version", "accumulated", "memories", "seen")
+KEPT = ("count", "version", "accumulated", "memories", "seen", "skipped", "skipped_in_a_row")
 """What of a live problem goes on when a part of it is replaced."""
 
 
@@ -139,7 +139,6 @@ class Assembler:
             *check_trajectories(traced, program),
             *diagnose_methods(traced),
             *_blind(traced, program),
-            *_half(traced, program),
         ]
         if wrong:
             raise GraphError(_in_own_words(wrong, traced))
@@ -192,21 +191,6 @@ def _blind(graph: Graph, program: Program) -> list[Diagnostic]:
                 )
             )
     return found
-
-
-def _half(graph: Graph, program: Program) -> list[Diagnostic]:
-    """Methods that differentiate updates which may be skipped: those of a problem whose loss is scaled."""
-    return [
-        Diagnostic(
-            code="half-precision-updates",
-            field=("edges", index, "method"),
-            message=f"{edge.method.solver.name!r} differentiates the updates of {edge.lower!r}, which fp16 may skip",
-            expected="bf16, which needs no scaling, or a method that looks at the loss alone, such as darts or cg",
-            hint=f"Config(precision='bf16') for {edge.lower}",
-        )
-        for index, edge in enumerate(graph.edges)
-        if edge.method is not None and edge.method.sees_updates and program[edge.lower].scaler is not None
-    ]
 
 
 def _in_own_words(found: list[Diagnostic], graph: Graph) -> list[Diagnostic]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from betty.backends.torch.executor import Executor
+from betty.backends.torch.finite import Action, OnNonfinite
 from betty.backends.torch.processes import local_device
 from betty.backends.torch.program import Program
 from betty.backends.torch.trainer import EarlyStopping, Measures
@@ -104,6 +105,7 @@ class ClassFront:
             checkpoint_every=config.checkpoint_every,
             checkpoint_keep=config.checkpoint_keep,
             checkpoint_best=self.early_stopping,
+            on_nonfinite=OnNonfinite(action=cast("Action", config.on_nonfinite), limit=config.nonfinite_limit),
         )
 
     @property

@@ -44,6 +44,11 @@ class BatchStream(Stream):
         """Drop a batch that was looked at: the data is other data now."""
         self._peeked.clear()
 
+    def shuffle_anew(self, seed: int) -> None:
+        if self._owner.__dict__["_loaders"] is not None:
+            self._owner._data.shuffle_anew(seed)
+            self._peeked.clear()
+
     def peek(self) -> Any:
         if self._uses_up:
             if not self._peeked:

@@ -75,14 +75,18 @@ def _problem(runtime: Runtime, node: Node) -> Lines:
     if problem.scheduler is not None:
         yield f"  scheduler: {_made(problem.scheduler, problem)}"
     for name, default in FIELDS.items():
-        if (name, node.precision) == ("precision", "fp16"):
-            yield "  precision: bf16  # TO WRITE: a spec has no fp16, which bf16 stands for here"
-            continue
         value = {"gradient_accumulation": node.accumulation}.get(name, getattr(node, name, None))
         if value != default:
             yield f"  {name}: {_flow(value)}"
+    if problem.scaler is not None:
+        yield f"  scaler: {_flow(_scaling(problem.scaler))}"
     if found := [hook for hook in UNWRITTEN if _defined(problem, hook)]:
         yield f"  # TO WRITE: nothing in a spec stands for {', '.join(found)} of {type(problem).__name__}"
+
+
+def _scaling(scaler: Any) -> dict[str, Any]:
+    names = ("growth_factor", "backoff_factor", "growth_interval")
+    return {"init_scale": scaler.get_scale(), **{name: getattr(scaler, f"get_{name}")() for name in names}}
 
 
 def _defined(problem: Problem, hook: str) -> bool:

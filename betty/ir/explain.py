@@ -134,7 +134,9 @@ class _Table:
         if self.graph is None:
             return ""
         facts = self.graph.problem(name).facts
-        return f"{amount(facts.parameters if facts and not facts.note else None)} params"
+        size = f"{amount(facts.parameters if facts and not facts.note else None)} params"
+        own = self.graph.problem(name).precision
+        return size if own == self.plan.precision else f"{size} {own}"
 
     def _instruction(self, step: Step, item: Instruction, measured: tuple[str, ...]) -> Iterator[Row]:
         if isinstance(item, Respond):

@@ -34,7 +34,7 @@ class Problem:
         unroll: Updates of this problem between two updates of an upper.
         accumulation: Micro-batches per update.
         warm_up: Micro-batches before its uppers begin to step.
-        precision: ``fp32``, ``bf16`` or ``fp64``.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``fp64``.
         gradient_clipping: Largest norm of the gradient, or ``None``.
         facts: What a trace found; ``None`` before or without one.
         level: Longest chain of lowers below it; set by the pass ``levels``.

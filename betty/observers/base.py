@@ -17,5 +17,8 @@ class Quiet:
     def recorded(self, iteration: int, row: Mapping[str, float]) -> None:
         del iteration, row
 
+    def went_back(self, iteration: int) -> None:
+        del iteration
+
     def ended(self, iteration: int, reason: str) -> None:
         del iteration, reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from io import BytesIO
 from pathlib import Path
 
 from betty.backends.torch import checkpoint
@@ -31,19 +32,37 @@ class Checkpoints(Quiet):
         every: Iterations between two files.
         keep: Files that are kept.
         best: What makes one better than another: the best file is kept as ``best.pt``, however old.
+        at_start: Save where the run begins too, for a run that may have to go back there.
 
     Raises:
         RunError: The folder or a file cannot be written, or a part of the program cannot.
     """
 
     def __init__(
-        self, trainer: Trainer, folder: Path, *, every: int, keep: int, best: EarlyStopping | None = None
+        self,
+        trainer: Trainer,
+        folder: Path,
+        *,
+        every: int,
+        keep: int,
+        best: EarlyStopping | None = None,
+        at_start: bool = False,
     ) -> None:
         self._trainer, self._folder, self._every, self._keep = trainer, folder, every, keep
-        self._best = best
+        self._best, self._at_start = best, at_start
         self._writer: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
         self._saved = self._done = -1
+
+    def started(self, iteration: int, last: int) -> None:
+        if self._at_start:
+            self._begin(iteration)
+
+    def newest(self) -> Path | None:
+        """The last file, on disk by now; ``None`` where there is none."""
+        self._finish()
+        found = numbered(self._folder)
+        return found[-1] if found else None
 
     def iterated(self, iteration: int) -> None:
         self._done = iteration
@@ -105,6 +124,28 @@ class Checkpoints(Quiet):
         for old in numbered(self._folder)[: -self._keep]:
             with suppress(OSError):
                 old.unlink()
+
+
+class InMemory(Quiet):
+    """The last state of a run that has no folder, in the host's memory, for a run that may have to go back there."""
+
+    def __init__(self, trainer: Trainer, every: int) -> None:
+        self._trainer, self._every, self._held = trainer, every, BytesIO()
+
+    def started(self, iteration: int, last: int) -> None:
+        self._keep()
+
+    def iterated(self, iteration: int) -> None:
+        if iteration % self._every == 0:
+            self._keep()
+
+    def newest(self) -> BytesIO:
+        """The last state."""
+        return self._held
+
+    def _keep(self) -> None:
+        found, self._held = checkpoint.state(self._trainer), BytesIO()
+        checkpoint.write(found, self._held)
 
 
 def save(trainer: Trainer, path: Path) -> None:

@@ -52,6 +52,9 @@ class Bar(Quiet):
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=iteration)
 
+    def went_back(self, iteration: int) -> None:
+        self.iterated(iteration)
+
     def recorded(self, iteration: int, row: Mapping[str, float]) -> None:
         # Losses and validation metrics first: solver statistics stay in the history.
         self._shown.update((key, value) for key, value in row.items() if _matters(key))

@@ -12,6 +12,7 @@ from typing import IO, Any
 from betty.backends.torch.errors import RunError
 from betty.observers.base import Quiet
 from betty.result import History
+from betty.runfolder import write_atomically
 
 
 class Memory(Quiet):
@@ -22,6 +23,9 @@ class Memory(Quiet):
 
     def recorded(self, iteration: int, row: Mapping[str, float]) -> None:
         self.history.append(iteration, row)
+
+    def went_back(self, iteration: int) -> None:
+        self.history.cut(iteration)
 
 
 class JsonLines(Quiet):
@@ -46,6 +50,15 @@ class JsonLines(Quiet):
             self._file.flush()
         except OSError as error:
             raise self._failure(error) from None
+
+    def went_back(self, iteration: int) -> None:
+        if self._file is None:
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        self._file.close()
+        kept = "".join(line for line in lines if json.loads(line)["iteration"] <= iteration)
+        write_atomically(self._path, lambda path: path.write_text(kept, encoding="utf-8"))
+        self._file = self._path.open("a", encoding="utf-8")
 
     def ended(self, iteration: int, reason: str) -> None:
         if self._file is not None:

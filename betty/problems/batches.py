@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from betty.backends.torch.epochs import Epoch, Position
+from betty.backends.torch.epochs import Epoch, Position, generators_of, in_random_order
 from betty.backends.torch.errors import RunError
 
 
@@ -66,6 +66,14 @@ class Loaders:
                         f"the data of {self.name!r} ends before its batch {position.done}, where the checkpoint "
                         "was written"
                     ) from None
+
+    def shuffle_anew(self, seed: int) -> None:
+        """Begin the next epoch of every loader that can give its examples in another order."""
+        for index, loader in enumerate(self.loaders):
+            if in_random_order(loader):
+                for generator in generators_of(loader):
+                    generator.manual_seed(seed)
+                self.iterators[index], self.epochs[index] = None, self.epochs[index] + 1
 
     def _start(self, index: int, position: Position | None = None) -> Epoch:
         loader = self.loaders[index]

@@ -142,6 +142,15 @@ def _engine(spec: Spec, fitted: Fitted) -> Iterator[Diagnostic]:
             expected="validate beside early_stopping",
             hint="validate: {target: program:accuracy, every: 100}",
         )
+    if engine.on_nonfinite.action == "rollback" and engine.checkpoint is None and not _broken(fitted, "checkpoint"):
+        yield Diagnostic(
+            code="needs-field",
+            field=("engine", "on_nonfinite"),
+            message="rollback goes back to a checkpoint, but none is made",
+            expected="checkpoint beside on_nonfinite",
+            hint="checkpoint: {every: 200}",
+        )
+    yield from _scalers(spec, fitted)
     best = engine.checkpoint.best if engine.checkpoint is not None else None
     if best is not None and engine.validation is None and not touched:
         yield Diagnostic(
@@ -151,3 +160,29 @@ def _engine(spec: Spec, fitted: Fitted) -> Iterator[Diagnostic]:
             expected="validate beside checkpoint",
             hint="validate: {target: program:accuracy, every: 100}",
         )
+
+
+def _broken(fitted: Fitted, name: str) -> bool:
+    """Whether a field of the engine was left out because something is wrong with it."""
+    return fitted.touched(("engine", name))
+
+
+def _scalers(spec: Spec, fitted: Fitted) -> Iterator[Diagnostic]:
+    """Settings of a scaler that nothing uses."""
+    engine, problems = spec.engine, spec.problems
+    found = {name: problem.precision or engine.precision for name, problem in problems.items()}
+    unused: list[Field] = [
+        ("problems", name, "scaler") for name, one in problems.items() if one.scaler and found[name] != "fp16"
+    ]
+    if engine.scaler is not None and "fp16" not in found.values():
+        unused.append(("engine", "scaler"))
+    if _broken(fitted, "precision"):
+        return
+    for field in unused:
+        if not fitted.touched((*field[:-1], "precision")):
+            yield Diagnostic(
+                code="unused-field",
+                field=field,
+                message="only fp16 scales a loss",
+                expected="precision: fp16 beside it, or no scaler",
+            )

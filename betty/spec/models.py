@@ -10,13 +10,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, fie
 from betty.ir.diagnostics import nearest
 from betty.ir.methods import AUTO, Method
 from betty.ir.records import Flow
+from betty.spec.faults import Nonfinite, NonfiniteSpec, ScalerSpec
 from betty.spec.fields import Name, OpenTarget, SpecModel, Target
 from betty.spec.issues import Issue, one_of, refuse, shown
 from betty.spec.method import method_issues, to_method
 from betty.spec.readings import StartSpec, TunedSpec, tuned_issues, tuned_of
 from betty.spec.sizes import Bytes
 
-Precision = Literal["fp32", "bf16", "fp64"]
+Precision = Literal["fp32", "bf16", "fp16", "fp64"]
 INITS = ("zeros", "ones", "normal", "uniform")
 
 
@@ -148,6 +149,9 @@ class ProblemSpec(SpecModel):
     precision: Precision | None = Field(
         default=None, description="Precision of this problem's loss; the engine's where empty."
     )
+    scaler: ScalerSpec | None = Field(
+        default=None, description="How its loss is scaled in `fp16`; the engine's settings where empty."
+    )
     gradient_accumulation: int = Field(default=1, ge=1, description="Micro-batches whose gradients make one update.")
     gradient_clipping: float | None = Field(
         default=None, gt=0, description="Greatest norm of the gradient; empty for no limit."
@@ -239,7 +243,19 @@ class EngineSpec(SpecModel):
         default="auto", description="`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:0`, `mps`, ..."
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of all random numbers.")
-    precision: Precision = Field(default="fp32", description="Precision of problems that do not name their own.")
+    precision: Precision = Field(
+        default="fp32",
+        description="Precision of problems that do not name their own. `bf16` and `fp16` evaluate losses under "
+        "`torch.autocast`; parameters stay in single precision. `fp64` has parameters and data in double precision.",
+    )
+    scaler: ScalerSpec | None = Field(
+        default=None, description="How losses in `fp16` are scaled, of problems that have no settings of their own."
+    )
+    on_nonfinite: Nonfinite = Field(
+        default_factory=NonfiniteSpec,
+        description="What to do where a loss, a gradient, a hypergradient or a solve is not finite: `stop`, `skip`, "
+        "`rollback`, or `{action: skip, limit: 10}`.",
+    )
     # Named apart from its key, as pydantic's models have a method called validate.
     validation: ValidateSpec | None = Field(
         default=None, alias="validate", description="A function that is called now and then to measure progress."

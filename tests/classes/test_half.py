@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from betty import Config, Engine, EngineConfig, GraphError, ImplicitProblem
+from betty import Config, Engine, EngineConfig, ImplicitProblem, RunError
 
 
 class Low(ImplicitProblem):
@@ -30,7 +30,7 @@ class High(ImplicitProblem):
         return ((self.low(inputs) - targets) ** 2).mean()  # type: ignore[attr-defined]
 
 
-def program(precision: str, method: Any = "darts", factor: float = 1.0, scale: float = 4096.0) -> Engine:
+def program(precision: str, method: Any = "darts", factor: float = 1.0, scale: float = 4096.0, **config: Any) -> Engine:
     torch.manual_seed(0)
     low_net, high_net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)), nn.Linear(1, 1)
     data = [[(torch.randn(16, 4), torch.randn(16, 1))] for _ in range(2)]
@@ -46,7 +46,7 @@ def program(precision: str, method: Any = "darts", factor: float = 1.0, scale: f
     return Engine(
         problems=[low, high],
         dependencies={"u2l": {high: [low]}, "l2u": {low: [high]}},
-        config=EngineConfig(strategy="cpu"),
+        config=EngineConfig(strategy="cpu", **config),
     )
 
 
@@ -86,6 +86,26 @@ def test_a_step_that_overflows_is_skipped_and_the_scale_shrinks() -> None:
     assert any(not torch.equal(value, before[name]) for name, value in low.module.state_dict().items())
 
 
-def test_methods_that_differentiate_updates_are_refused() -> None:
-    with pytest.raises(GraphError, match="differentiates the updates of 'low', which fp16 may skip"):
-        program("fp16", "unrolled")
+def test_updates_that_are_differentiated_are_skipped_as_well() -> None:
+    engine = program("fp16", "unrolled", factor=100.0, scale=2.0**24)
+    engine.train_step()
+    low, high = (engine._program[name] for name in ("low", "high"))
+    assert low.version == 0 and not low.tape and high.version == 0 and high.skipped == 1
+    engine.run(30)
+    assert low.version > 0 and high.version > 0 and low.version + low.skipped == low.count
+
+
+def test_a_scaler_is_written_into_the_spec() -> None:
+    text = program("fp16").to_spec()
+    assert "precision: fp16" in text and "init_scale: 4096.0" in text
+
+
+def test_what_is_not_finite_in_single_precision() -> None:
+    with pytest.raises(RunError, match="the loss of 'low' is not finite"):
+        program("fp32", factor=torch.nan).run(2)
+    skipping = program("fp32", factor=torch.nan, on_nonfinite="skip", nonfinite_limit=2)
+    before = {name: value.clone() for name, value in skipping.problems[0].module.state_dict().items()}
+    with pytest.raises(RunError, match="2 updates in a row were left out before it"):
+        skipping.run(5)
+    assert skipping._program["low"].skipped == 2 and skipping._program["high"].version == 0
+    assert all(torch.equal(value, before[name]) for name, value in skipping.problems[0].module.state_dict().items())

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from betty import Engine, Spec
+from betty.backends.torch.frame import Frame
 from betty.backends.torch.program import LiveProblem
 from betty.ir.plan import Plan
 from betty.ir.text import graph_to_text, parse_graph, parse_plan, plan_to_text
@@ -248,10 +249,10 @@ def test_an_interrupted_real_update_leaves_a_usable_engine(monkeypatch: pytest.M
     found = engine(2, roll_back=True, optimizer=SGD)
     plain, calls = found._trainer.executor._apply, iter(range(1000))
 
-    def interrupted(problem: LiveProblem, item: Any) -> None:
-        if problem.name == "bottom" and next(calls) == 2:  # two look-ahead updates, then the real one
+    def interrupted(frame: Frame, item: Any) -> bool:
+        if frame.problem.name == "bottom" and next(calls) == 2:  # two look-ahead updates, then the real one
             raise KeyboardInterrupt
-        plain(problem, item)
+        return plain(frame, item)
 
     monkeypatch.setattr(found._trainer.executor, "_apply", interrupted)
     assert found.run(4).reason == "interrupted"

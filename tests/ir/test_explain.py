@@ -71,12 +71,15 @@ def _words(text: str) -> list[str]:
     return [" ".join(part for part in _sizeless(line.split(" "))) for line in words]
 
 
+PRECISIONS = {"fp32", "bf16", "fp16", "fp64"}
+
+
 def _sizeless(words: list[str]) -> list[str]:
     if "params" not in words:
         return words
     end = words.index("params")
     start = end - 2 if words[end - 1] in {"k", "M"} else end - 1
-    return words[:start] + words[end + 1 :]
+    return words[:start] + [word for word in words[end + 1 :] if word not in PRECISIONS]
 
 
 def test_names_with_line_breaks_stay_on_their_line() -> None:

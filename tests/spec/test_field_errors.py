@@ -16,7 +16,7 @@ CASES = {
         """\
 SpecError: problems.classifier.unrol: unknown field 'unrol'
   where     spec.yaml:9:5
-  expected  one of module, parameters, loss, data, optimizer, initial, scheduler, unroll, precision, gradient_accumulation, gradient_clipping, warm_up, shard_parameters
+  expected  one of module, parameters, loss, data, optimizer, initial, scheduler, unroll, precision, scaler, gradient_accumulation, gradient_clipping, warm_up, shard_parameters
   try       unroll
 """,
     ),
@@ -34,7 +34,7 @@ SpecError: edgs: unknown field 'edgs'
         """\
 SpecError: engine.iteration: unknown field 'iteration'
   where     spec.yaml:18:3
-  expected  one of iterations, device, seed, precision, validate, early_stopping, roll_back, memory, log, checkpoint, strategy, adjoints, backend, timeout
+  expected  one of iterations, device, seed, precision, scaler, on_nonfinite, validate, early_stopping, roll_back, memory, log, checkpoint, strategy, adjoints, backend, timeout
   try       iterations
 """,
     ),
@@ -221,7 +221,7 @@ SpecError: edges[0].flow: 'bth' is not a flow
         """\
 SpecError: engine.precision: 'fp61' is not a precision
   where     spec.yaml:18:14
-  expected  one of fp32, bf16, fp64
+  expected  one of fp32, bf16, fp16, fp64
   try       fp64
 """,
     ),

@@ -28,7 +28,7 @@ SpecError: problems.classifier.module.args.widht: 'program:Net' takes no argumen
 
 SpecError: problems.classifier.unrol: unknown field 'unrol'
   where     spec.yaml:9:5
-  expected  one of module, parameters, loss, data, optimizer, initial, scheduler, unroll, precision, \
+  expected  one of module, parameters, loss, data, optimizer, initial, scheduler, unroll, precision, scaler, \
 gradient_accumulation, gradient_clipping, warm_up, shard_parameters
   try       unroll
 
@@ -83,7 +83,7 @@ def test_overrides_come_last_and_are_named(tmp_path: Path) -> None:
         "  expected  at least 0\n\n"
         "SpecError: engine.sed: unknown field 'sed'\n"
         "  where     --set engine.sed=1\n"
-        "  expected  one of iterations, device, seed, precision, validate, early_stopping, "
+        "  expected  one of iterations, device, seed, precision, scaler, on_nonfinite, validate, early_stopping, "
         "roll_back, memory, log, checkpoint, strategy, adjoints, backend, timeout\n"
         "  try       seed\n\n"
         "3 errors"

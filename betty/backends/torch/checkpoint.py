@@ -7,6 +7,7 @@ import io
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,10 @@ def state(trainer: Trainer) -> State:
 
     Raises:
         RunError: A part of it cannot be written as plain data; it is named.
+        NonfiniteError: A parameter is not finite.
     """
     program, codec = trainer.executor.program, Codec(RECORDS)
+    trainer.executor.watch.sound()
     found = {
         "plan": trainer.executor.plan.name,
         "iteration": trainer.iteration,
@@ -102,34 +105,37 @@ def _parts(problem: LiveProblem) -> State:
         "memories": problem.memories,
         "started_at": problem.started_at,
         "seen": problem.seen,
+        "skipped": (problem.skipped, problem.skipped_in_a_row, problem.spoiled, problem.drawn),
         "ahead": problem.ahead,
         "data": problem.stream.state() if problem.stream is not None else None,
-        "kept batches": list(problem.kept),
+        "kept batches": (list(problem.kept), list(problem.spared)),
         "updates": saving.saved(problem),
     }
 
 
-def write(found: State, path: Path) -> None:
-    """Write a state into a file, behind a line with a checksum of its content.
+def write(found: State, path: Path | io.BytesIO) -> None:
+    """Write a state into a file, or into memory, behind a line with a checksum of its content.
 
     Raises:
         OSError: There is no room for it, or it cannot be written for another reason.
     """
     content = io.BytesIO()
     torch.save(found, content)  # given a path, it would report a full disk as anything else than that
-    with path.open("wb") as file:
-        file.write(f"{TITLE} {FORMAT} {hashlib.sha256(content.getbuffer()).hexdigest()}\n".encode())
+    head = f"{TITLE} {FORMAT} {hashlib.sha256(content.getbuffer()).hexdigest()}\n".encode()
+    with nullcontext(path) if isinstance(path, io.BytesIO) else path.open("wb") as file:
+        file.write(head)
         file.write(content.getbuffer())
 
 
-def read(path: Path, device: torch.device) -> State:
+def read(path: Path | io.BytesIO, device: torch.device) -> State:
     """The state in a file.
 
     Raises:
         RunError: The file is no checkpoint, or not as it was written.
     """
     try:
-        head, _, raw = path.read_bytes().partition(b"\n")
+        written = path.getvalue() if isinstance(path, io.BytesIO) else path.read_bytes()
+        head, _, raw = written.partition(b"\n")
     except FileNotFoundError:
         raise RunError(f"there is no checkpoint {path}") from None
     except OSError as error:
@@ -145,7 +151,7 @@ def read(path: Path, device: torch.device) -> State:
     return state
 
 
-def restore(trainer: Trainer, path: Path) -> None:
+def restore(trainer: Trainer, path: Path | io.BytesIO) -> None:
     """Put a saved state back; the run goes on from it as the one that was saved would have.
 
     Raises:
@@ -176,7 +182,7 @@ def restore(trainer: Trainer, path: Path) -> None:
     trainer.stand(saved["random"])
 
 
-def _fitting(path: Path, program: Program) -> State:
+def _fitting(path: Path | io.BytesIO, program: Program) -> State:
     saved = read(path, program.device)
     problems = list(saved["problems"])
     if set(problems) != set(program.problems):
@@ -196,8 +202,10 @@ def _restore_problem(problem: LiveProblem, saved: State) -> None:
         problem.shares.drop(problem.optimizer, problem.parameters)
         problem.last = problem.shares.own(problem.last) if problem.last is not None else None
     problem.started_at, problem.seen, problem.ahead = saved["started_at"], saved["seen"], saved["ahead"]
-    problem.kept.clear()
-    problem.kept.extend(saved["kept batches"] or ())
+    problem.skipped, problem.skipped_in_a_row, problem.spoiled, problem.drawn = saved["skipped"]
+    for queue, samples in zip((problem.kept, problem.spared), saved["kept batches"] or ((), ()), strict=True):
+        queue.clear()
+        queue.extend(samples)
     if problem.stream is not None and saved["data"] is not None:
         problem.stream.restore(saved["data"])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from betty.backends.torch.random import RandomState, replaying
 
@@ -94,10 +94,10 @@ class Epoch:
     def _note(self) -> None:
         if not isinstance(self.loader, list | tuple):  # these draw nothing, and may be one batch long
             self._random = RandomState.capture(CPU)
-            self._generators = tuple(one.get_state() for one in _generators(self.loader))
+            self._generators = tuple(one.get_state() for one in generators_of(self.loader))
 
     def _go_on(self, ahead: int) -> None:
-        for generator, state in zip(_generators(self.loader), self._generators, strict=False):
+        for generator, state in zip(generators_of(self.loader), self._generators, strict=False):
             generator.set_state(state.cpu())
         with replaying(self._random, CPU):
             self._iterator = iter(self.loader)
@@ -118,7 +118,7 @@ def _by_index(loader: Any) -> bool:
     return plain and loader.num_workers == 0
 
 
-def _generators(loader: Any) -> list[torch.Generator]:
+def generators_of(loader: Any) -> list[torch.Generator]:
     """The generators of a loader and of its samplers, each once."""
     found: dict[int, torch.Generator] = {}
     parts = [loader]
@@ -129,3 +129,11 @@ def _generators(loader: Any) -> list[torch.Generator]:
             found.setdefault(id(generator), generator)
         parts += [one for key in ("batch_sampler", "sampler") if (one := getattr(part, key, None)) is not None]
     return list(found.values())
+
+
+def in_random_order(loader: Any) -> bool:
+    """Whether a loader may give its examples in another order."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return False
+    sampler = getattr(loader.sampler, "sampler", loader.sampler)
+    return not isinstance(sampler, SequentialSampler) and not isinstance(loader.batch_sampler, SequentialSampler)

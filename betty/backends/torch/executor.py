@@ -14,6 +14,7 @@ from torch import Tensor
 
 from betty.backends.torch.adaptation import remember
 from betty.backends.torch.ahead import Ahead
+from betty.backends.torch.finite import Watch
 from betty.backends.torch.frame import Frame, Outcome, fill, whole
 from betty.backends.torch.methods import Occasion, Status
 from betty.backends.torch.moving import advance, descend, edited
@@ -30,10 +31,11 @@ from betty.backends.torch.respond import (
     multitask,
     standing,
 )
+from betty.backends.torch.skipping import keep, kept_no_more, leave_out, silent
 from betty.backends.torch.tape import Adjoint
 from betty.backends.torch.trajectory.recorder import Recorder
 from betty.backends.torch.trajectory.replay import player
-from betty.backends.torch.tree import Tree, add, assign, detach, scale
+from betty.backends.torch.tree import Tree, add, assign, detach, narrow, scale, wide
 from betty.backends.torch.updates import clip
 from betty.ir.methods import Method
 from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step, Update
@@ -56,7 +58,7 @@ class Executor:
     def __init__(self, plan: Plan, program: Program, around: Around | None = None) -> None:
         self.plan, self.program, self.around = plan, program, around
         self._steps = {step.problem: step for step in plan}
-        self.recorder = Recorder(plan, program)
+        self.recorder, self.watch = Recorder(plan, program), Watch(plan, program)
         self._every = {step.problem: _every(step) for step in plan}
         self._responding = {step.problem for step in plan if step.responses}
         self._reported: set[tuple[str, Status]] = set()
@@ -84,8 +86,9 @@ class Executor:
         """
         problem = self.program[name]
         undo = problem.mark()
+        buffers = problem.objective.buffers.values() if self.watch.spares(problem) else None
         try:
-            outcome = self._follow(Frame(problem), self._steps[name].instructions)
+            outcome = self._follow(Frame(problem, buffers=buffers), self._steps[name].instructions)
         except BaseException:
             undo()
             problem.reduction = None
@@ -112,7 +115,7 @@ class Executor:
         """
         problem = self.program[name]
         ahead, count, every = problem.ahead, problem.count, self._every[name]
-        if ahead is None or count % every or not ahead.answered(self.program):
+        if ahead is None or count % every or not problem.kept or not ahead.answered(self.program):
             return None
         # After a checkpoint from the middle of an update some of its micro-batches may be missing.
         samples = list(islice(cycle(tuple(problem.kept)[-every:]), every))
@@ -130,7 +133,8 @@ class Executor:
 
     def _again(self, problem: LiveProblem, sample: Sample) -> Outcome:
         """A step on a micro-batch that was drawn before."""
-        frame = Frame(problem, given={problem.name: sample})
+        buffers = problem.objective.buffers.values() if self.watch.spares(problem) else None
+        frame = Frame(problem, given={problem.name: sample}, buffers=buffers)
         return self._follow(frame, self._steps[problem.name].instructions)
 
     def _warm_up(self, name: str) -> int:
@@ -151,7 +155,7 @@ class Executor:
     def _follow(self, frame: Frame, instructions: Sequence[Instruction]) -> Outcome:
         name = frame.problem.name
         for index, item in enumerate(instructions):
-            run = self._run[type(item)]
+            run, frame.at = self._run[type(item)], index
             try:
                 if self.around is None:
                     run(frame, item)
@@ -168,6 +172,8 @@ class Executor:
         if frame.dry:
             frame.gradient = frame.problem.together(frame.gradient)
         metrics = {**frame.evaluation.metrics, **frame.metrics}
+        if not frame.dry and self.watch.spares(frame.problem):
+            metrics["skipped"] = float(frame.problem.skipped)
         return Outcome(name, frame.evaluation.loss.detach(), metrics, frame.gradient)
 
     def _draw(self, frame: Frame, item: Draw) -> None:
@@ -187,11 +193,11 @@ class Executor:
         if not frame.dry:
             problem.count += 1
             if item.keep:
-                problem.kept.append(frame.sample)
+                keep(problem, frame.sample)
 
     def _differentiate(self, frame: Frame, item: Differentiate) -> None:
         assert frame.sample is not None
-        problem = frame.problem
+        problem, frame.differentiated = frame.problem, frame.at
         stand_ins = {} if frame.dry else self.recorder.open(problem, frame.sample)
         own, taped = stand_ins.get(problem.name, problem.parameters), bool(stand_ins)
         if not frame.dry and self.recorder.looks(problem):
@@ -217,9 +223,12 @@ class Executor:
             frame.gradient = ()  # the responses make the whole of it
         else:
             frame.gradient = whole(own, parts[:start])
+            if item.adjoints:
+                frame.differentiated_by("", frame.gradient)
         for name, slot in item.adjoints:
-            tree = detach(whole(seeds[name], parts[start : start + len(seeds[name])]))
+            tree = wide(detach(whole(seeds[name], parts[start : start + len(seeds[name])])))
             start += len(tree)
+            frame.differentiated_by(name, tree)
             self._gain(frame, slot, name, self.program[name].version, tree)
 
     def _note_idle(self, problem: LiveProblem, gradient: Sequence[Tensor | None]) -> None:
@@ -234,15 +243,19 @@ class Executor:
         adjoint = frame.adjoints.pop(item.slot, None)
         if adjoint is None:
             return
+        into, lower = dict(item.into), self.program[item.problem]
+        if not frame.dry and silent(lower, item.method):
+            frame.silent = True
+            return
         if self.program.processes is not None and not item.local:
             adjoint = adjoint.map(frame.problem.together)
-        into = dict(item.into)
         if item.method.trajectory:
-            lower = self.program[item.problem]
             for name, version, tree in answer_by_trajectory(lower, adjoint, item, frame.problem.name):
+                frame.responded(item, tree)
                 self._gain(frame, into[name], name, self.program[name].version if version is None else version, tree)
             return
         for name, tree in self._gains(frame, item, adjoint).items():
+            frame.responded(item, tree)
             self._gain(frame, into[name], name, self.program[name].version, tree)
 
     def _gains(self, frame: Frame, item: Respond, adjoint: Adjoint) -> Mapping[str, Tree]:
@@ -268,15 +281,15 @@ class Executor:
             occasion = Occasion(frame.evaluation.loss.detach(), memory, seed, frame.problem.version, again)
             answer = answer_by_estimate(point, adjoint, item.method, occasion)
             gains, status, stats = dict(answer.gains), answer.status, answer.stats
+        if status is Status.NONFINITE:
+            frame.responded(item, (), failed=True)
         self._report(item, status)
         frame.metrics.update({f"{item.slot}.{key}": value for key, value in stats.items()})
         return gains
 
     def _memory(self, frame: Frame, slot: str) -> dict[str, Any]:
-        """What the response in ``slot`` has left at the target's last step; a dry run leaves nothing."""
-        if frame.dry:
-            return dict(frame.problem.memories.get(slot, {}))
-        return frame.problem.memories.setdefault(slot, {})
+        """What the response in ``slot`` has left at the target's last step, to be changed if this step counts."""
+        return frame.memories.setdefault(slot, dict(frame.problem.memories.get(slot, {})))
 
     def _report(self, item: Respond, status: Status) -> None:
         """Say once what is wrong with a solve; running out of iterations is what an option asks for."""
@@ -306,24 +319,37 @@ class Executor:
     def _update(self, frame: Frame, item: Update) -> None:
         problem = frame.problem
         fill(frame)
-        if frame.gains and problem.history.open is not None:
+        if not self.watch.admits(frame):
+            problem.spoiled = True
+        elif frame.gains and problem.history.open is not None:
             problem.history.open.micros[-1].gains = detach(frame.gains)
-        if item.tape:
+        if problem.spoiled:
+            pass
+        elif item.tape:
             assert problem.open_segment is not None
             problem.open_segment.gain(frame.gradient)
         else:
             known = problem.accumulated
-            problem.accumulated = frame.gradient if known is None else add(known, frame.gradient)
+            gradient = wide(frame.gradient) if item.every > 1 else frame.gradient
+            problem.accumulated = gradient if known is None else add(known, gradient)
         if problem.count % item.every:
             return
-        self._apply(problem, item)
+        if problem.spoiled or not self._apply(frame, item):
+            leave_out(problem)
+            return
+        self.watch.made(problem)
+        kept_no_more(problem)
         problem.version += 1
         advance(problem, frame)
 
-    def _apply(self, problem: LiveProblem, item: Update) -> None:
-        gradient = self._averaged(problem, item)
+    def _apply(self, frame: Frame, item: Update) -> bool:
+        """Make an update; whether it was made."""
+        problem = frame.problem
+        gradient, several = self._averaged(problem, item), item.every > 1 or self.program.processes is not None
         if problem.hooks is not None and problem.hooks.edits and not item.tape:
-            gradient = edited(problem, gradient)
+            gradient, several = edited(problem, gradient), True
+        if several and not self.watch.passes_update(frame, gradient):
+            return False
         if item.remember:
             assert problem.optimizer is not None
             clipped = clip(detach(gradient), problem.gradient_clipping)
@@ -339,6 +365,7 @@ class Executor:
         if problem.hooks is not None:
             problem.hooks.updated(problem.parameters)
         self.recorder.closed(problem, groups)
+        return True
 
     def _averaged(self, problem: LiveProblem, item: Update) -> Tree:
         """The mean gradient of an update's micro-batches, with its graph where that is kept."""
@@ -354,7 +381,7 @@ class Executor:
         if segment is not None:
             segment.gradient = gradient
         problem.accumulated = None
-        return gradient
+        return narrow(gradient, problem.parameters)
 
 
 def _every(step: Step) -> int:

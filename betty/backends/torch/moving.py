@@ -9,7 +9,6 @@ import torch
 
 from betty.backends.torch.frame import Frame
 from betty.backends.torch.program import LiveProblem
-from betty.backends.torch.scaling import move
 from betty.backends.torch.tree import Tree, copy, detach
 from betty.backends.torch.updates import clip
 
@@ -36,7 +35,7 @@ def descend(problem: LiveProblem, gradient: Tree) -> None:
             problem.hooks.update()
         else:
             assert problem.optimizer is not None
-            move(problem.optimizer, problem.scaler)
+            problem.optimizer.step()
     if problem.shares is not None:
         problem.shares.spread(problem.parameters)
 

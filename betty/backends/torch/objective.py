@@ -129,7 +129,7 @@ class Objective:
         trained: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.name, self.loss, self.modules, self.device = name, loss, dict(modules), device
-        self._takes_batch, self._autocast, self._trained = takes_batch, autocast, dict(trained or {})
+        self._takes_batch, self.autocast, self._trained = takes_batch, autocast, dict(trained or {})
         self._views = {key: View(key, module, fixed=True) for key, module in modules.items()}
         self._loose = {key: View(key, module) for key, module in modules.items()}
         self._parameters = {key: Places(module, self._trained.get(key)) for key, module in modules.items()}
@@ -187,7 +187,7 @@ class Objective:
             change = tangent(self._evaluate(sample.batch, self._loose, sample.weight, lenient=True).loss)
             if not change.requires_grad:
                 return tuple(torch.zeros_like(leaf) for leaf in by)
-            return torch.autograd.grad(change, by, allow_unused=True, materialize_grads=True)
+            return gradient_of(change, by, self.scaler, allow_unused=True, materialize_grads=True)
 
     def standing_in(
         self, batch: Any, stand_ins: Mapping[str, Sequence[Tensor]], weight: float = 1.0, *, buffers: bool
@@ -233,10 +233,10 @@ class Objective:
         self, batch: Any, views: Mapping[str, View], weight: float = 1.0, *, lenient: bool = False
     ) -> Evaluation:
         arguments = {"batch": batch, **views} if self._takes_batch else views
-        if self._autocast is None:
+        if self.autocast is None:
             found = self.checked(self.loss(**arguments), lenient=lenient)
         else:
-            with torch.autocast(self.device.type, dtype=self._autocast):
+            with torch.autocast(self.device.type, dtype=self.autocast):
                 found = self.checked(self.loss(**arguments), lenient=lenient)
         return found if weight == 1.0 else replace(found, loss=found.loss * weight)
 

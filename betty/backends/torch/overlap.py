@@ -9,6 +9,7 @@ from torch import Tensor
 
 from betty.backends.torch.frame import Frame
 from betty.backends.torch.methods.base import Last, Lower, nothing
+from betty.backends.torch.methods.widened import narrow
 from betty.backends.torch.program import LiveProblem
 from betty.backends.torch.reduction import Change, Reduction
 from betty.backends.torch.tree import Scalar, Tree, sharded
@@ -31,7 +32,7 @@ def last_pass(frame: Frame, step: Step, item: Respond, point: Lower) -> Last:
     problem, into = frame.problem, dict(item.into)
     last = step.responses and step.responses[-1] is item
     alone = last and into == {problem.name: ""} and len(point.samples) == 1
-    if not alone or point.objective.sharded or not _due(frame, step):
+    if not alone or point.objective.sharded or narrow(point) or not _due(frame, step):
         return nothing
 
     def entered(ahead: Mapping[str, Tree], factor: Scalar) -> AbstractContextManager[None]:

@@ -108,6 +108,16 @@ class LiveProblem:
     memories: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What the responses in this problem's hypergradient have left for its next step, by slot."""
 
+    skipped: int = 0
+    """Updates that were left out."""
+    skipped_in_a_row: int = 0
+    """Of these, since the last one that was made, those that no gradient scaler has to answer for."""
+    spoiled: bool = False
+    """Whether a micro-batch of the present update was not finite."""
+    drawn: int = 0
+    """Micro-batches of the present update among those kept."""
+    spared: deque[Sample] = field(default_factory=deque)
+    """Kept micro-batches that those have pushed out."""
     ahead: Ahead | None = None
     """Where the problem goes back to, while it looks ahead."""
     seen: dict[str, int] = field(default_factory=dict)
@@ -143,7 +153,7 @@ class LiveProblem:
         gradient, read = (segment.gradient, len(segment.readings)) if segment else (None, 0)
         record = self.history.open
         micros = len(record.micros) if record else 0
-        started_at = self.started_at
+        started_at, spoiled = self.started_at, self.spoiled
         carried = [tangents.mark() for tangents in self.tangents.values()]
 
         def undo() -> None:
@@ -153,7 +163,7 @@ class LiveProblem:
             if segment is not None:
                 segment.gradient = gradient
                 del segment.readings[read:]
-            self.history.open, self.started_at = record, started_at
+            self.history.open, self.started_at, self.spoiled = record, started_at, spoiled
             if record is not None:
                 del record.micros[micros:]
             for take_back in carried:

@@ -117,13 +117,14 @@ def _fresh(rank: int, iteration: int) -> RandomState:
 
 def _parts(states: Sequence[Mapping[str, Any]], part: Part | None, name: str) -> State:
     """What one process gets of a problem."""
-    kept = [state["kept batches"] for state in states]
+    kept = [state["kept batches"] and state["kept batches"][0] for state in states]
+    spared = [state["kept batches"] and state["kept batches"][1] for state in states]
     updates = [state["updates"] for state in states]
     lasts = [state["last"] for state in states]
     return {
         **states[0],
         "accumulated": _mean([state["accumulated"] for state in states]),
-        "kept batches": None if None in kept else _samples(kept, part, name),
+        "kept batches": None if None in kept else (_samples(kept, part, name), _samples(spared, part, name)),
         "updates": None if None in updates else _trajectory(updates, part, name),
         "last": None if None in lasts else merged_last(lasts),
     }

@@ -7,18 +7,21 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from betty.backends.torch.adaptation import adapt, decay_of, diagonal
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.methods import Aid, Answer, Lower, Occasion, Solution, estimator, inverse, product
 from betty.backends.torch.methods.base import same
 from betty.backends.torch.methods.finite_difference import Difference
+from betty.backends.torch.methods.widened import widened
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.program import LiveProblem
+from betty.backends.torch.scaling import factor_of
 from betty.backends.torch.tape import Adjoint, Reading, Segment
 from betty.backends.torch.trajectory.again import segments_again
 from betty.backends.torch.trajectory.sweep import sweep
-from betty.backends.torch.tree import Tree, scale
+from betty.backends.torch.tree import Tree, norm, scale, wide
 from betty.ir.methods import Method
 from betty.ir.plan import Respond
 
@@ -31,8 +34,8 @@ def answer_by_solve(point: Lower, adjoint: Adjoint, method: Method, aid: Aid) ->
     """
     if method.product is None:
         raise ValueError(f"{method.to_text()} is no implicit method")
-    v = point.through(adjoint.total() or ())
-    linearization = product(method.product).linearize(point)
+    v = wide(point.through(adjoint.total() or ()))
+    linearization = widened(product(method.product).linearize, point)
 
     def hessian(x: Tree) -> Tree:
         return point.together(linearization.hessian(x))
@@ -116,9 +119,28 @@ def answer_by_trajectory(
                 yield name, None, tree
         return
     updates = answer_again if method.solver["remat"] else answer_by_tape
+    level = _level(lower, adjoint)
     for reading, tree in updates(lower, adjoint, method.steps or 1, into):
         if reading.problem in into:
-            yield reading.problem, reading.version, tree
+            yield reading.problem, reading.version, tree if level is None else scale(1 / level, tree)
+
+
+def _level(lower: LiveProblem, adjoint: Adjoint) -> Tensor | None:
+    """Multiply an adjoint that is to pass through graphs in half precision, so that it does not vanish there.
+
+    Each of these graphs ends with the division by the loss's scale, and begins with the multiplication.
+
+    Returns:
+        By what; ``None`` where there is no scale.
+    """
+    factor = factor_of(lower.scaler, lower.parameters[0])
+    if factor is None:
+        return None
+    length = norm(adjoint.total() or ())
+    level = factor / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)
+    for version, tree in adjoint.by_version.items():
+        adjoint.by_version[version] = scale(level, tree)
+    return level
 
 
 def answer_by_tape(

@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 
 from betty.backends.torch.cutting import Part, cut_loader
-from betty.backends.torch.epochs import Epoch, Position
+from betty.backends.torch.epochs import Epoch, Position, generators_of, in_random_order
 from betty.backends.torch.errors import RunError
 
 
@@ -115,7 +115,7 @@ class Stream:
         """What has gone wrong in loading a batch, with the place among the data."""
         at = f"batch {self._iterator.done} of epoch {self.epoch}" if self._iterator else f"epoch {self.epoch}"
         # What comes of a worker's end depends on what it was about: a batch may be half on its way.
-        lost = isinstance(error, ConnectionError | EOFError) and getattr(self._loader, "num_workers", 0)
+        lost = isinstance(error, ConnectionError | EOFError) and getattr(self._loader, "num_workers", 0) > 0
         if lost or (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")):
             reason = (str(error) or type(error).__name__).splitlines()[0]
             return RunError(f"a process that loads the data of {self.problem!r} has ended at {at}: {reason}")
@@ -185,11 +185,24 @@ class Stream:
                 f"the data of {self.problem!r} ends before its batch {state.done}, where the checkpoint was written"
             ) from None
 
+    def shuffle_anew(self, seed: int) -> None:
+        """Begin the next epoch, in an order of its own; data that comes in one order goes on from where it stands."""
+        if self._loader is None:
+            self._take_loader()
+        if in_random_order(self._loader):
+            for generator in generators_of(self._loader):
+                generator.manual_seed(seed)
+            self._peeked.clear()
+            self._iterator, self.epoch = None, self.epoch + 1
+
     def _start(self, position: Position | None = None) -> Epoch:
         if self._loader is None or isinstance(self._loader, Iterator):
-            self._loader = as_loader(self._source(), self._loading, self.problem)
-            self._given = self._loader if self.part is None else cut_loader(self._loader, self.part, self.problem)
+            self._take_loader()
         return Epoch(self._given, self.epoch, position)
+
+    def _take_loader(self) -> None:
+        self._loader = as_loader(self._source(), self._loading, self.problem)
+        self._given = self._loader if self.part is None else cut_loader(self._loader, self.part, self.problem)
 
 
 def as_loader(data: Any, loading: Loading, problem: str = "data") -> Any:

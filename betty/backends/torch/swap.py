@@ -117,6 +117,10 @@ class Buffers:
         finally:
             self._put(before)
 
+    def put(self, values: BufferValues) -> None:
+        """Let the modules hold ``values`` from now on."""
+        self._put(values)
+
     def _put(self, values: BufferValues) -> None:
         for held, own in zip(self._held, values, strict=True):
             held.clear()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.executor import Executor
+from betty.backends.torch.finite import NonfiniteError
 from betty.backends.torch.frame import Outcome
 from betty.backends.torch.objective import View
 from betty.backends.torch.processes import Meeting, Processes
@@ -37,6 +38,9 @@ class Observer(Protocol):
 
     def recorded(self, iteration: int, row: Row) -> None:
         """A row of metrics: losses and metrics as ``problem.metric``, and ``validate.metric`` where it was due."""
+
+    def went_back(self, iteration: int) -> None:
+        """The run stands again where it stood after ``iteration`` iterations: later rows come again."""
 
     def ended(self, iteration: int, reason: str) -> None:
         """The loop is over.
@@ -201,6 +205,10 @@ class Trainer:
     """Why the run is to end after the present iteration; empty while it is not."""
     cut: bool = False
     """Whether the last run has ended within an iteration."""
+    rescue: Callable[[NonfiniteError], int] | None = None
+    """Asked what to do about numbers that are not finite: to go back to an iteration, or to raise."""
+    checkpoint_every: int = 0
+    """Iterations between two checkpoints that an observer makes; 0 for none."""
     resumed: bool = False
     """Whether the next run goes on from a saved state, patience included."""
     _drawing: bool = False
@@ -256,11 +264,11 @@ class Trainer:
         self._tell("started", self.iteration, last)
         try:
             while self.iteration < last:
-                self.iterate_once()
-                row = self._row(final=self.iteration == last)
-                if row:
-                    self._tell("recorded", self.iteration, row)
-                self._tell("iterated", self.iteration)
+                try:
+                    self._iterate_and_tell(last)
+                except NonfiniteError as error:
+                    self._rescued(error)
+                    continue
                 if self.patience and self._validation_due() and self.patience(self.validated):
                     reason = "stopped early"
                     break
@@ -274,6 +282,22 @@ class Trainer:
             raise
         self._tell("ended", self.iteration, reason)
         return reason
+
+    def _iterate_and_tell(self, last: int) -> None:
+        self.iterate_once()
+        final, every = self.iteration == last, self.checkpoint_every
+        due = final or self.iteration % self.record_every == 0 or self._validation_due()
+        self.executor.watch.settle(wait=due or bool(every and self.iteration % every == 0))
+        row = self._row(final)
+        if row:
+            self._tell("recorded", self.iteration, row)
+        self._tell("iterated", self.iteration)
+
+    def _rescued(self, error: NonfiniteError) -> None:
+        if self.rescue is None:
+            raise error.told(self.iteration) from None
+        iteration = self.rescue(error)
+        self._tell("went_back", iteration)
 
     def iterate_once(self) -> None:
         """One iteration."""
@@ -336,7 +360,8 @@ class Trainer:
 
     def _tell(self, event: str, *arguments: Any) -> None:
         for observer in self.observers:
-            getattr(observer, event)(*arguments)
+            if (told := getattr(observer, event, None)) is not None:
+                told(*arguments)
 
 
 def _numbers(outcomes: Mapping[str, Outcome]) -> Row:

@@ -12,6 +12,8 @@ Tree = tuple[Tensor, ...]
 
 Scalar = float | Tensor
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 def zeros_like(tree: Sequence[Tensor]) -> Tree:
     return tuple(torch.zeros_like(leaf) for leaf in tree)
@@ -90,6 +92,19 @@ def unflatten(flat: Tensor, like: Sequence[Tensor]) -> Tree:
     """The inverse of :func:`flatten` for a tree shaped as ``like``."""
     parts = flat.split([leaf.numel() for leaf in like])
     return tuple(part.reshape(leaf.shape) for part, leaf in zip(parts, like, strict=True))
+
+
+def wide(tree: Tree) -> Tree:
+    """The tree in at least single precision; the same object where it is."""
+    return tuple(_wide(tree)) if any(leaf.dtype in HALF for leaf in tree) else tree
+
+
+def narrow(tree: Tree, like: Sequence[Tensor]) -> Tree:
+    """The tree in the precisions of ``like``; the same object where it is."""
+    pairs = list(zip(tree, like, strict=True))
+    if all(leaf.dtype == one.dtype for leaf, one in pairs):
+        return tree
+    return tuple(leaf.to(one.dtype) for leaf, one in pairs)
 
 
 def _wide(tree: Sequence[Tensor]) -> list[Tensor]:

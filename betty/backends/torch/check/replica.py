@@ -93,6 +93,8 @@ class _Copy:
             memories=self._placed(copy.deepcopy(problem.memories)),
             ahead=self._placed_ahead(problem.ahead),
         )
+        if self.dtype is None and problem.scaler is not None:
+            found.scaler = found.objective.scaler = copy.deepcopy(problem.scaler)
         found.kept.extend(Sample(self._placed(sample.batch), sample.random) for sample in problem.kept)
         return found
 
@@ -106,7 +108,7 @@ class _Copy:
             {name: modules[name] for name in objective.modules},
             takes_batch=objective._takes_batch,
             device=objective.device,
-            autocast=objective._autocast if self.dtype is None else None,
+            autocast=objective.autocast if self.dtype is None else None,
         )
 
     def _placed_ahead(self, ahead: Ahead | None) -> Ahead | None:

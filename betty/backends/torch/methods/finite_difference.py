@@ -23,6 +23,9 @@ class FiniteDifference(Product):
     Cost: two evaluations with their backward passes a product, and memory of first order only: works where the loss
     cannot be differentiated twice.
 
+    In half precision parameters are rounded to 8 bits (``bf16``) or 11 (``fp16``) wherever they are used, which
+    swallows short steps: there a step is at least 0.3 and 0.1 long.
+
     Args:
         epsilon: Length of the step in parameter space.
         multitask: Leave the lower's parameters where the last evaluation had them: a step of length epsilon down what
@@ -36,7 +39,18 @@ class FiniteDifference(Product):
     multitask: bool = False
 
     def linearize(self, lower: Lower) -> Linearization:
-        return Difference(self.epsilon, lower)
+        return Difference(max(self.epsilon, shortest(lower)), lower)
+
+
+SHORTEST = {torch.bfloat16: 0.3, torch.float16: 0.1}
+"""Where rounding and truncation err alike, on an encoder."""
+
+
+def shortest(lower: Lower) -> float:
+    """The shortest step that the lower's precision can tell from none."""
+    held = (SHORTEST.get(leaf.dtype, 0.0) for leaf in lower.parameters)
+    evaluated = SHORTEST.get(lower.objective.autocast, 0.0) if lower.objective.autocast else 0.0
+    return max(evaluated, *held) if lower.parameters else evaluated
 
 
 @dataclass(frozen=True, eq=False)

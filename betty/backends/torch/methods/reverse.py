@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from betty.backends.torch.methods.base import Linearization, Lower, Product
+from betty.backends.torch.scaling import factor_of
 from betty.backends.torch.tree import Tree
 
 
@@ -26,16 +27,20 @@ class Reverse(Product):
         with torch.enable_grad(), lower.objective.differentiable():
             losses = [lower.objective.pure(sample, {}) for sample in lower.samples]
             loss = torch.stack(losses).mean() if len(losses) > 1 else losses[0]
+            # Left scaled: scaled down, what is passed back through it would vanish in half precision.
+            factor = factor_of(lower.objective.scaler, loss)
+            loss = loss if factor is None else loss * factor
             gradient = torch.autograd.grad(
                 loss, lower.parameters, create_graph=True, allow_unused=True, materialize_grads=True
             )
-        return _Graph(gradient, lower)
+        return _Graph(gradient, lower, factor)
 
 
 @dataclass(frozen=True, eq=False)
 class _Graph(Linearization):
     gradient: Tree
     lower: Lower
+    factor: Tensor | None = None
 
     def hessian(self, v: Tree) -> Tree:
         return self.lower.decayed(v, self._backward(v, self.lower.parameters))
@@ -56,4 +61,5 @@ class _Graph(Linearization):
             return tuple(torch.zeros_like(leaf) for leaf in by)
         parts: tuple[Tensor, ...]
         parts, withs = zip(*pairs, strict=True)
-        return torch.autograd.grad(parts, by, withs, retain_graph=True, allow_unused=True, materialize_grads=True)
+        found = torch.autograd.grad(parts, by, withs, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return found if self.factor is None else tuple(part / self.factor for part in found)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from betty.backends.torch.objective import Objective, Sample
+from betty.backends.torch.objective import Objective
 from betty.backends.torch.random import replaying
+from betty.backends.torch.scaling import scaled_gradient
 from betty.backends.torch.swap import BufferValues, copied
 from betty.backends.torch.tape import Reading, Segment
 from betty.backends.torch.trajectory.history import History, Micro, Record
@@ -92,14 +93,14 @@ def evaluated_again(
 ) -> BufferValues:
     """Add the gradient of one micro-batch; buffers are written to as they were."""
     stand_ins = {problem.name: segment.before, **_read(segment, micro.readings, into)}
-    found, after = gradient_again(problem.objective, micro.sample, stand_ins, segment.before, buffers, graph=graph)
+    found, after = gradient_again(problem.objective, micro, stand_ins, segment.before, buffers, graph=graph)
     segment.gain(add(found, micro.gains) if micro.gains else found)
     return after
 
 
 def gradient_again(
     objective: Objective,
-    sample: Sample,
+    micro: Micro,
     stand_ins: Mapping[str, Tree],
     by: Tree,
     buffers: BufferValues,
@@ -109,15 +110,16 @@ def gradient_again(
     """The gradient of a micro-batch's loss with the masks of its evaluation and ``buffers``; the buffers it leaves."""
     # Copies: the graph may have saved the buffers of one evaluation, and the next one writes to them.
     with (
-        replaying(sample.random, objective.device, host=objective.host_draws),
+        replaying(micro.sample.random, objective.device, host=objective.host_draws),
         objective.differentiable(),
         objective.buffers.holding(copied(buffers)),
         objective.holding(stand_ins),
         objective.undone(),
         torch.enable_grad(),
     ):
-        loss = objective.held(sample.batch, sample.weight).loss
-        found = torch.autograd.grad(loss, by, create_graph=graph, allow_unused=True, materialize_grads=True)
+        loss = objective.held(micro.sample.batch, micro.sample.weight).loss
+        options = {"create_graph": graph, "allow_unused": True, "materialize_grads": True}
+        found = scaled_gradient(loss, by, micro.factor, **options)
         return found, objective.buffers.held()
 
 

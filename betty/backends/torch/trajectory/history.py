@@ -34,12 +34,13 @@ class Micro:
     """One micro-batch as an update has evaluated it, and all other problems as they stood.
 
     ``gains`` is what the responses of the problem's own lowers have added to its gradient; constant for all that
-    looks back on the update.
+    looks back on the update. ``factor`` is what its loss was multiplied by in half precision.
     """
 
     sample: Sample
     readings: tuple[Reading, ...]
     gains: Tree = ()
+    factor: Tensor | None = None
 
 
 @dataclass(eq=False)

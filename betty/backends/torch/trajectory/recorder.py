@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from betty.backends.torch.objective import Sample
 from betty.backends.torch.program import LiveProblem, Program
+from betty.backends.torch.scaling import factor_of
 from betty.backends.torch.tape import Edits, Reading, Segment, edits, holders, updated, write
 from betty.backends.torch.trajectory.history import Micro
 from betty.backends.torch.trajectory.tangents import Tangents
@@ -117,7 +118,9 @@ class Recorder:
                 history.begin(problem, origin)
             assert history.open is not None
             others = [name for name in problem.objective.modules if name != problem.name]
-            history.open.micros.append(Micro(sample, tuple(self._reading(name) for name in others)))
+            factor = factor_of(problem.scaler, problem.parameters[0])
+            readings = tuple(self._reading(name) for name in others)
+            history.open.micros.append(Micro(sample, readings, factor=factor))
         for tangents in problem.tangents.values():
             if first:
                 tangents.begin(problem, self._live(tangents.by), origin.problem if origin else None)

@@ -103,7 +103,7 @@ def _update(
     total: Tree = ()
     for micro in record.micros:
         stand_ins = {problem.name: parameters, **{one.problem: _moved(one, moves) for one in micro.readings}}
-        part, buffers = gradient_again(problem.objective, micro.sample, stand_ins, parameters, buffers, graph=False)
+        part, buffers = gradient_again(problem.objective, micro, stand_ins, parameters, buffers, graph=False)
         part = add(part, micro.gains) if micro.gains else part
         total = add(total, part) if total else part
     if len(record.micros) > 1:

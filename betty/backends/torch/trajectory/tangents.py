@@ -114,6 +114,11 @@ class Tangents:
     def forget(self) -> None:
         self.columns, self.stale = [], False
 
+    def drop(self) -> None:
+        """Forget the micro-batches of an update that is not made."""
+        for column in self.columns:
+            column.gradient = None
+
     def mark(self) -> Callable[[], None]:
         """A call that takes back the gradients of micro-batches since, if no update was made."""
         columns, stale = list(self.columns), self.stale
