@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import traceback
@@ -81,6 +82,7 @@ def _become(
     body: Callable[[], Any], arguments: list[str], folder: str, environment: dict[str, str], output: str
 ) -> None:
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked itself
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background, it is ignored
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -14,6 +14,8 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
 from betty.backends.torch.cutting import Part
@@ -93,7 +95,11 @@ class Processes:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             try:
-                dist.init_process_group(chosen, timeout=timedelta(seconds=seconds))
+                limit = timedelta(seconds=seconds)
+                store, rank, count = next(rendezvous("env://", timeout=limit))
+                # Processes that torchrun starts again find the store of those before, with addresses of the dead.
+                store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+                dist.init_process_group(chosen, store=store, rank=rank, world_size=count, timeout=limit)
             except (RuntimeError, ValueError) as error:
                 raise RunError(f"the processes cannot form a group by {chosen}: {error}") from error
         if dist.get_world_size() == 1:
