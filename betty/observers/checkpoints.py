@@ -8,8 +8,9 @@ from contextlib import nullcontext, suppress
 from io import BytesIO
 from pathlib import Path
 
-from betty.backends.torch import checkpoint
+from betty.backends.torch import checkpoint, shards
 from betty.backends.torch.errors import RunError
+from betty.backends.torch.spreading import mesh_of
 from betty.backends.torch.trainer import EarlyStopping, Patience, Trainer
 from betty.observers.base import Quiet
 from betty.runfolder import write_atomically
@@ -82,14 +83,15 @@ class Checkpoints(Quiet):
     def _begin(self, iteration: int) -> None:
         """Copy the state, and let it be written while training goes on."""
         self._finish()
-        best = self._improved(iteration)
-        found = checkpoint.state(self._trainer)
+        best, path = self._improved(iteration), self._folder / f"{iteration:08d}.pt"
+        shared = begin_shared(self._trainer, path)
+        found = checkpoint.state(self._trainer, shared)
         self._saved = iteration
-        if not found:
+        if not found and not shared:
             return  # the first process writes for all
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="betty-checkpoint")
-        self._pending = self._writer.submit(self._write, iteration, found, best)
+        self._pending = self._writer.submit(self._write, path, found, shared, best)
 
     def _improved(self, iteration: int) -> bool:
         """Whether this iteration was validated, and is better than all that were saved before."""
@@ -112,18 +114,16 @@ class Checkpoints(Quiet):
             with suppress(RunError) if failed else nullcontext():
                 pending.result()
 
-    def _write(self, iteration: int, found: checkpoint.State, best: bool) -> None:
-        path = self._folder / f"{iteration:08d}.pt"
+    def _write(self, path: Path, found: checkpoint.State, shared: shards.Tensors | None, best: bool) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda file: checkpoint.write(found, file))
-            if best:
-                write_atomically(self._folder / BEST, lambda file: shutil.copyfile(path, file))
+            write_whole(self._trainer, path, found, shared)
+            if best and found:
+                keep_copy(path, self._folder / BEST)
         except OSError as error:
             raise RunError(f"cannot write the checkpoint {path}: {error.strerror or error}") from None
-        for old in numbered(self._folder)[: -self._keep]:
-            with suppress(OSError):
-                old.unlink()
+        for old in numbered(self._folder)[: -self._keep] if found else ():
+            remove(old)
 
 
 class InMemory(Quiet):
@@ -154,13 +154,55 @@ def save(trainer: Trainer, path: Path) -> None:
     Raises:
         RunError: The file or a part of the program cannot be written.
     """
-    found = checkpoint.state(trainer)
-    if not found:
-        return
+    shared = begin_shared(trainer, path)
+    found = checkpoint.state(trainer, shared)
     try:
-        write_atomically(path, lambda file: checkpoint.write(found, file))
+        write_whole(trainer, path, found, shared)
     except OSError as error:
         raise RunError(f"cannot write the checkpoint {path}: {error.strerror or error}") from None
+
+
+def begin_shared(trainer: Trainer, path: Path) -> shards.Tensors | None:
+    """What takes in the tensors that processes share; ``None`` where they share none."""
+    program = trainer.executor.program
+    if program.processes is None or mesh_of(program) is None:
+        return None
+    _ = program.processes.writing  # made here, where all are, and not in the threads that write
+    if program.processes.rank == 0:
+        shutil.rmtree(shards.unfinished(path), ignore_errors=True)
+    return {}
+
+
+def write_whole(trainer: Trainer, path: Path, found: checkpoint.State, shared: shards.Tensors | None) -> None:
+    """Write what this process has of a checkpoint; the file, last of all, in the first process.
+
+    Raises:
+        OSError: It cannot be written.
+        RunError: Another process could not write its part.
+    """
+    processes = trainer.executor.program.processes
+    if shared and processes is not None:
+        sums = shards.write(shared, path, processes)
+        found = {**found, checkpoint.SHARDS: sums} if found else found
+    if found:
+        write_atomically(path, lambda file: checkpoint.write(found, file))
+
+
+def keep_copy(path: Path, target: Path) -> None:
+    """Copy a checkpoint with what lies beside it."""
+    if (folder := shards.folder_of(path)).exists():
+        # The file goes first and comes last: without it what lies beside it counts for nothing.
+        target.unlink(missing_ok=True)
+        shutil.rmtree(shards.folder_of(target), ignore_errors=True)
+        shutil.copytree(folder, shards.folder_of(target))
+    write_atomically(target, lambda file: shutil.copyfile(path, file))
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint with what lies beside it."""
+    with suppress(OSError):
+        path.unlink()
+    shutil.rmtree(shards.folder_of(path), ignore_errors=True)
 
 
 def numbered(folder: Path) -> list[Path]:

@@ -15,7 +15,10 @@ from betty.backends.torch.gathering import whole_state
 from betty.backends.torch.objective import Sample, View
 from betty.backends.torch.tree import axpy, detach
 
-SHARED = ("engine.strategy=fsdp", "problems.net.shard_parameters=true")
+SHARED = (
+    *("engine.strategy=fsdp", "problems.net.shard_parameters=true"),
+    *("engine.checkpoint.every=2", "engine.checkpoint.keep=2", "engine.iterations=12"),
+)
 
 
 class StopError(Exception):
@@ -53,6 +56,8 @@ def main(folder: Path, what: str) -> None:
         engine.run(5)
         engine.save(folder / "saved.pt")
         engine.run(4, out=folder / "run")
+    elif what == "resume":
+        engine.resume(folder / f"run{os.environ.get('WORLD_SIZE', '1')}")
     else:
         engine.restore(folder / "saved.pt")
         engine.run(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,18 @@ def test_checkpoints_go_on_in_any_number_of_processes(tmp_path: Path) -> None:
     assert all(one["method"] and one["after exception"] and one["parts"] for one in found)
     assert equal(finished, ran("restore", 2), 0.0)
     assert equal(finished, ran("restore", 1), 1e-10)
+    # Each process has written its own part, and what has been replaced has been removed.
+    names = ["00000006.pt", "00000006.shards", "00000008.pt", "00000008.shards"]
+    assert sorted(path.name for path in (folder / "run/checkpoints").iterdir()) == names
+    parts = sorted(path.name for path in (folder / "run/checkpoints/00000008.shards").iterdir())
+    assert parts == [".metadata", "__0_0.distcp", "__1_0.distcp"]
+    for count in (1, 2):
+        shutil.copytree(folder / "run", folder / f"run{count}")
+    altered = folder / "run2/checkpoints/00000008.shards/__1_0.distcp"
+    altered.write_bytes(altered.read_bytes()[:-1] + b"?")
+    assert equal(ran("resume", 2), ran("resume", 1), 1e-10)
+    left = sorted(path.name for path in (folder / "run2/checkpoints").glob("*.damaged"))
+    assert left == ["00000008.pt.damaged"]
 
 
 def test_blocks_are_members_of_lists_that_share_nothing() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from betty.backends.torch import shards
 from betty.backends.torch.adaptation import LastUpdate
 from betty.backends.torch.ahead import Ahead
 from betty.backends.torch.epochs import Position
@@ -24,7 +25,7 @@ from betty.backends.torch.packing import Codec, UnpackableError
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.random import RandomState
 from betty.backends.torch.rejoining import alone, dealt, gathered
-from betty.backends.torch.spreading import spread
+from betty.backends.torch.spreading import mesh_of, spread
 from betty.backends.torch.tape import Reading
 from betty.backends.torch.trainer import Trainer
 from betty.backends.torch.trajectory import saving
@@ -32,8 +33,22 @@ from betty.backends.torch.trajectory.history import Micro, Snapshot
 from betty.ir.diagnostics import listing
 
 TITLE, FORMAT = "betty checkpoint", 3
-RECORDS = (Ahead, LastUpdate, Micro, Outcome, Position, RandomState, Reading, Sample, Snapshot, *saving.RECORDS)
+RECORDS = (
+    Ahead,
+    LastUpdate,
+    Micro,
+    Outcome,
+    Position,
+    RandomState,
+    Reading,
+    Sample,
+    Snapshot,
+    shards.Shard,
+    *saving.RECORDS,
+)
 
+SHARDS = "shards"
+"""Key of the checksums of what lies beside the file."""
 PAST = ("kept batches", "updates")
 """Parts that hold batches, which may be anything. Without them, responses after a resume wait for new updates."""
 
@@ -43,16 +58,22 @@ log = logging.getLogger("betty")
 _warned: set[tuple[str, str]] = set()
 
 
-def state(trainer: Trainer) -> State:
+def state(trainer: Trainer, shared: shards.Tensors | None = None) -> State:
     """Everything that the run depends on, as copies in plain containers, for :func:`write`.
 
     Of several processes the first gets the state of all of them, the others an empty one. All have to ask.
+
+    Args:
+        trainer: Of the run.
+        shared: Takes in copies of the tensors that processes share, for :func:`betty.backends.torch.shards.write`;
+            where ``None`` they are gathered.
 
     Raises:
         RunError: A part of it cannot be written as plain data; it is named.
         NonfiniteError: A parameter is not finite.
     """
-    program, codec = trainer.executor.program, Codec(RECORDS)
+    program = trainer.executor.program
+    codec = Codec(RECORDS, None if shared is None else shards.set_aside(shared))
     trainer.executor.watch.sound()
     found = {
         "plan": trainer.executor.plan.name,
@@ -148,6 +169,8 @@ def read(path: Path | io.BytesIO, device: torch.device) -> State:
     if hashlib.sha256(raw).hexdigest() != found[2]:
         raise RunError(f"{path} is damaged: its content is not what was written (by its checksum)")
     state: State = torch.load(io.BytesIO(raw), map_location=device, weights_only=True)
+    if isinstance(path, Path):
+        shards.verify(path, state.get(SHARDS, {}))
     return state
 
 
@@ -160,6 +183,8 @@ def restore(trainer: Trainer, path: Path | io.BytesIO) -> None:
     program = trainer.executor.program
     written = alone(program.processes, lambda: _fitting(path, program), "restoring")
     saved = dealt(written, program, Codec(RECORDS).unpack)
+    if isinstance(path, Path):
+        saved = shards.filled(saved, path, mesh_of(program))
     parts: dict[str, State] = saved["problems"]
     spread(parts, program, trainer.executor.plan)
     for name, found in parts.items():

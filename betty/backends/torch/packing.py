@@ -34,9 +34,11 @@ class Codec:
 
     Args:
         records: Classes of records; all their fields are written.
+        aside: What to write in the place of a tensor; ``None`` where it is to be written itself.
     """
 
-    def __init__(self, records: Iterable[type]) -> None:
+    def __init__(self, records: Iterable[type], aside: Callable[[Tensor], Any] | None = None) -> None:
+        self._aside = aside
         self._records = {kind.__name__: kind for kind in records}
         self._known: dict[int, tuple[Any, Any]] = {}
 
@@ -63,7 +65,8 @@ class Codec:
     def _packed(self, value: Any) -> Any:
         numpy = sys.modules.get("numpy")
         if isinstance(value, Tensor):
-            return _bare(value)
+            standing = None if self._aside is None else self._aside(value)
+            return _bare(value) if standing is None else self._packed(standing)
         if type(value) in (list, tuple, set):
             return type(value)(self.pack(item) for item in value)
         if type(value) is dict:

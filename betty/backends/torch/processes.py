@@ -71,6 +71,8 @@ class Processes:
     count: int
     patient: Any
     traffic: Traffic = field(default_factory=Traffic)
+    groups: dict[str, Any] = field(default_factory=dict)
+    """Further groups of them all, by what they are for."""
 
     @classmethod
     def joined(cls, backend: str, seconds: float, device: torch.device) -> Processes | None:
@@ -198,6 +200,20 @@ class Processes:
         box: list[Any] | None = [None] * self.count if self.rank == 0 else None
         with meeting():
             dist.gather_object(value, box, dst=0, group=self.patient)
+        return box or []
+
+    @property
+    def writing(self) -> Any:
+        """A group for what is written beside the training; all have to ask for it first at the same time."""
+        if "writing" not in self.groups:
+            self.groups["writing"] = dist.new_group(backend="gloo", timeout=PATIENCE)
+        return self.groups["writing"]
+
+    def collected(self, value: Any) -> list[Any]:
+        """As :meth:`gathered`, beside the training."""
+        box: list[Any] | None = [None] * self.count if self.rank == 0 else None
+        with meeting():
+            dist.gather_object(value, box, dst=0, group=self.writing)
         return box or []
 
     def dealt(self, values: list[Any]) -> Any:

@@ -18,6 +18,7 @@ from betty.backends.torch.objective import Sample
 from betty.backends.torch.processes import Found, Processes
 from betty.backends.torch.program import Program
 from betty.backends.torch.random import RandomState, derived_seed
+from betty.backends.torch.shards import Shard
 from betty.backends.torch.trajectory.history import Micro, Record
 from betty.backends.torch.trajectory.saving import Trajectory
 from betty.backends.torch.trajectory.tangents import Column
@@ -132,8 +133,8 @@ def _parts(states: Sequence[Mapping[str, Any]], part: Part | None, name: str) ->
 
 def _mean(trees: Sequence[Tree | None]) -> Tree | None:
     known = [tree for tree in trees if tree]
-    if not known:
-        return trees[0]
+    if not known or any(isinstance(leaf, Shard) for tree in known for leaf in tree):
+        return trees[0]  # what processes share is the mean already
     total = known[0]
     for tree in known[1:]:
         total = add(total, tree)

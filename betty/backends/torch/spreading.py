@@ -35,6 +35,12 @@ def spread(parts: Mapping[str, State], program: Program, plan: Plan) -> None:
                 memory.update({key: _tree(value, program.parameters(item.problem)) for key, value in memory.items()})
 
 
+def mesh_of(program: Program) -> Any:
+    """The processes that share parameters, as a ``DeviceMesh``; ``None`` where none do."""
+    leaves = (leaf for problem in program.problems.values() for leaf in problem.parameters)
+    return next((cast("Any", leaf).device_mesh for leaf in leaves if sharded(leaf)), None)
+
+
 def _spread(saved: State, problem: LiveProblem) -> None:
     named = dict(problem.module.named_parameters(remove_duplicate=False))
     module = saved["module"]
