@@ -225,7 +225,7 @@ class BestSpec(SpecModel):
 class CheckpointSpec(SpecModel):
     """When the state of a run is saved."""
 
-    every: int = Field(ge=1, description="Iterations between two checkpoints.")
+    every: int = Field(default=200, ge=1, description="Iterations between two checkpoints.")
     keep: int = Field(default=3, ge=1, description="Checkpoints to keep; older ones are deleted.")
     best: BestSpec | None = Field(
         default=None, description="Keep the best of those that were validated too, as `best.pt`; needs `validate`."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -106,6 +107,8 @@ class Processes:
                 raise RunError(f"the processes cannot form a group by {chosen}: {error}") from error
         if dist.get_world_size() == 1:
             return None
+        if dist.get_rank():
+            logging.getLogger("betty").setLevel(logging.ERROR)  # the first speaks for all
         return cls(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=PATIENCE))
 
     def part(self, seed: int) -> Part:
