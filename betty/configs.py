@@ -172,6 +172,7 @@ class EngineConfig(Checked):
         checkpoint_keep: Addition: latest checkpoints that are kept.
         memory: Addition: bytes that the program may take on its device, for methods that ``"auto"`` chooses; ``0`` for
             no limit.
+        compile: Addition: compile losses, their gradients and the products of methods by ``torch.compile``.
         timeout: Addition: seconds that a process waits for the others, in a slow validation for instance.
 
     Raises:
@@ -193,4 +194,5 @@ class EngineConfig(Checked):
     checkpoint_every: int = whole(0, least=0)
     checkpoint_keep: int = whole(3, least=1)
     memory: int = whole(0, least=0)
+    compile: bool = flag(False)
     timeout: float = number(1800.0, above=0.0)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+from betty.backends.torch.compiling import compile_program
 from betty.backends.torch.executor import Executor
 from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.trace import trace
@@ -38,6 +39,7 @@ class SpecFront:
         self.program = build(found.document, found.graph, found.resolved)
         self.compiled = self._compile(found.graph)
         self.executor = Executor(self.compiled.plan, self.program)
+        compile_program(self.compiled.plan, self.program)
         self.measures, self.early_stopping = build_validation(self.spec.engine, found.graph, found.resolved)
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from betty.backends.torch.compiling import compile_program
 from betty.backends.torch.executor import Executor
 from betty.backends.torch.frame import Outcome
 from betty.backends.torch.processes import Processes
@@ -84,6 +85,7 @@ class Runtime:
         self._program = assembler.program(previous)
         self._compiled = assembler.compile(graph, self._program)
         self._executor = Executor(self._compiled.plan, self._program)
+        compile_program(self._compiled.plan, self._program)
         self._stale = False
 
     # What the engine works with, always of the present parts

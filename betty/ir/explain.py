@@ -31,6 +31,7 @@ Measurements = Mapping[tuple[str, int], Measured]
 
 UNKNOWN = "?"
 NOT_MEASURED = "-"
+COMPILED = {"inductor": "compiled"}
 HEAD = ("problem", "when", "what", "size", "work", "memory")
 MEASURED_HEAD = ("time", "peak", "share")
 
@@ -70,6 +71,7 @@ def explain(plan: Plan, graph: Graph | None = None, measured: Measurements | Non
 
 def _title(plan: Plan) -> str:
     parts = [plural(len(plan.steps), "problem"), plural(plan.edges, "edge"), plan.precision, plan.device]
+    parts += [COMPILED.get(plan.compile, f"compiled ({plan.compile})")] if plan.compile else []
     return f"plan {_shown(plan.name)}   {' · '.join(parts)}"
 
 

@@ -93,6 +93,8 @@ class Settings:
     """How the work is spread: over a single process, or over several and how."""
     memory: int | None = None
     """Bytes that the program may take; ``auto`` chooses methods that fit."""
+    compile: str = ""
+    """What compiles losses and products; empty where they run as they are written."""
 
 
 @dataclass(frozen=True, eq=True)

@@ -123,6 +123,7 @@ class Plan:
     precision: str = "fp32"
     seed: int = 0
     edges: int = 0
+    compile: str = ""
     steps: tuple[Step, ...] = ()
 
     def step(self, problem: str) -> Step:

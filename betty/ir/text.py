@@ -38,7 +38,7 @@ Table = Mapping[str, Kind]
 
 # Fields in the order in which they are written; what identifies a record stands before them, without a key.
 SETTINGS: Table = {"iterations": WHOLE, "device": TEXT, "precision": TEXT, "seed": WHOLE}
-CHOICES: Table = {"roll_back": FLAG, "strategy": TEXT, "memory": WHOLE}
+CHOICES: Table = {"roll_back": FLAG, "strategy": TEXT, "memory": WHOLE, "compile": TEXT}
 """Settings that are written only where they are chosen."""
 PROBLEM: Table = {
     "loss": TEXT,
@@ -67,6 +67,7 @@ FACTS: Table = {
 }
 EDGE: Table = {"flow": FLOW, "method": METHOD, "reason": TEXT}
 PLAN: Table = {**SETTINGS, "edges": WHOLE}
+PLAN_CHOICES: Table = {"compile": TEXT}
 STEP: Table = {"period": WHOLE, "level": WHOLE, "after": COUNTS, "ahead": WHOLE, "answered_by": NAMES}
 ESTIMATE: Table = {"flops": WHOLE, "bytes": WHOLE}
 INSTRUCTIONS: Mapping[str, tuple[type[Instruction], Table]] = {
@@ -96,7 +97,8 @@ def graph_to_text(graph: Graph) -> str:
 
 def plan_to_text(plan: Plan) -> str:
     """One line for the plan, one for each step and one for each instruction, numbered within its step."""
-    lines = [_line("plan", write_text(plan.name), _write(plan, PLAN, everything=True))]
+    settings = _write(plan, PLAN, everything=True), _write(plan, PLAN_CHOICES)
+    lines = [_line("plan", write_text(plan.name), *settings)]
     for step in plan:
         always = f"period={step.period} level={step.level}"
         chosen = {key: kind for key, kind in STEP.items() if key not in ("period", "level")}
@@ -178,7 +180,7 @@ def parse_plan(text: str) -> Plan:
         PlanError: The text is not that of a plan; says line, column, what was found and what was expected.
     """
     lines = _cursors(text, PlanError)
-    name, settings = _head(lines, "plan", PLAN, PlanError)
+    name, settings = _head(lines, "plan", {**PLAN, **PLAN_CHOICES}, PlanError)
     steps: dict[str, Step] = {}
     for cursor in lines:
         if cursor.accept("%"):

@@ -97,4 +97,5 @@ def _settings(engine: EngineSpec) -> Settings:
         roll_back=engine.roll_back,
         strategy=engine.strategy,
         memory=engine.memory,
+        compile=engine.compiler,
     )

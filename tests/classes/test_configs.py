@@ -17,7 +17,7 @@ from betty.configs import Config, ConfigError, EngineConfig
 from betty.ir.diagnostics import BettyError
 from betty.ir.methods import PRESETS, PRODUCTS, preset
 
-NEW = {"name", "log_every", "checkpoint_every", "checkpoint_keep", "timeout", "memory"}
+NEW = {"name", "log_every", "checkpoint_every", "checkpoint_keep", "timeout", "memory", "compile"}
 
 
 def wrong(call: Any) -> ConfigError:

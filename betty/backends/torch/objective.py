@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.scaling import gradient_of
 from betty.backends.torch.swap import Buffers, Places
 from betty.backends.torch.tree import Tree
+
+if TYPE_CHECKING:
+    from betty.backends.torch.compiling.products import Products
 
 LOG_PROB = "log_prob"
 """Key of a loss's result for the logarithm of the probability of what it has drawn."""
@@ -44,9 +47,8 @@ class View:
     Attributes of the module (submodules, methods) are reached as on the module itself.
     """
 
-    __slots__ = ("_fixed", "_module", "_places", "name")
-
     def __init__(self, name: str, module: nn.Module, *, fixed: bool = False) -> None:
+        # No slots: torch.compile looks for the attributes of an object in its dict.
         self.name, self._module = name, module
         # Named once where the tensors are always the module's own, looked up at each access where others may stand in.
         self._fixed = dict(module.named_parameters()) if fixed else None
@@ -134,6 +136,10 @@ class Objective:
         self.switches = may_switch(loss, modules.values())
         self.reruns = may_rerun(loss, modules.values())
         self._attends = may_attend(loss, modules.values())
+        self.quick: Callable[..., Any] = loss
+        """The loss where first derivatives are all that is taken of it: compiled, if that is asked for."""
+        self.products: Products | None = None
+        """Compiled products of the loss's derivatives, if they are asked for."""
         self.scaler: Any = None
         """Scales the loss up for the backward pass, where that runs in half precision."""
         self.smooth_tangents = True
@@ -144,7 +150,7 @@ class Objective:
 
     def live(self, batch: Any) -> Evaluation:
         """Evaluate as the program itself does: buffers and random states move on."""
-        return self._evaluate(batch, self._views)
+        return self._evaluate(batch, self._views, self.quick)
 
     def pure(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]]) -> Tensor:
         """The loss with other tensors in the place of the trainable parameters of the problems in ``stand_ins``.
@@ -166,7 +172,7 @@ class Objective:
         """
         with replaying(sample.random, self.device, host=self.host_draws), self.holding(stand_ins, buffers=True):
             with torch.enable_grad():
-                loss = self._evaluate(sample.batch, self._loose, lenient=True).loss
+                loss = self._evaluate(sample.batch, self._loose, self.quick, lenient=True).loss
             if not loss.requires_grad:
                 return tuple(torch.zeros_like(leaf) for leaf in by)
             return gradient_of(loss, by, self.scaler, allow_unused=True, materialize_grads=True)
@@ -217,12 +223,23 @@ class Objective:
                 flags.append(torch.backends.cudnn.flags(enabled=False))
         return _entered(flags) if flags else NOTHING
 
-    def _evaluate(self, batch: Any, views: Mapping[str, View], *, lenient: bool = False) -> Evaluation:
-        arguments = {"batch": batch, **views} if self._takes_batch else views
+    def arguments(self, batch: Any, views: Mapping[str, View] | None = None) -> Mapping[str, Any]:
+        """What the loss is called with, of whatever tensors the modules hold at the moment."""
+        views = self._loose if views is None else views
+        return {"batch": batch, **views} if self._takes_batch else views
+
+    def casting(self) -> AbstractContextManager[Any]:
+        """The precision of the forward pass."""
+        return NOTHING if self._autocast is None else torch.autocast(self.device.type, dtype=self._autocast)
+
+    def _evaluate(
+        self, batch: Any, views: Mapping[str, View], loss: Callable[..., Any] | None = None, *, lenient: bool = False
+    ) -> Evaluation:
+        arguments, loss = self.arguments(batch, views), loss or self.loss
         if self._autocast is None:
-            return self.checked(self.loss(**arguments), lenient=lenient)
-        with torch.autocast(self.device.type, dtype=self._autocast):
-            return self.checked(self.loss(**arguments), lenient=lenient)
+            return self.checked(loss(**arguments), lenient=lenient)
+        with self.casting():
+            return self.checked(loss(**arguments), lenient=lenient)
 
     def checked(self, value: Any, *, lenient: bool = False) -> Evaluation:
         """What a loss has returned, as a scalar loss and metrics; with ``lenient`` it may have no gradient.

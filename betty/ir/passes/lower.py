@@ -27,6 +27,7 @@ def lower(graph: Graph) -> Plan:
         precision=settings.precision,
         seed=settings.seed,
         edges=len(graph.edges),
+        compile=settings.compile,
         steps=steps,
     )
 

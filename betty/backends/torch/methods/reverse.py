@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from betty.backends.torch.compiling.linearization import linearized
 from betty.backends.torch.methods.base import Linearization, Lower, Product
 from betty.backends.torch.tree import Tree
 
@@ -23,13 +24,17 @@ class Reverse(Product):
     """
 
     def linearize(self, lower: Lower) -> Linearization:
-        with torch.enable_grad(), lower.objective.differentiable():
-            losses = [lower.objective.pure(sample, {}) for sample in lower.samples]
-            loss = torch.stack(losses).mean() if len(losses) > 1 else losses[0]
-            gradient = torch.autograd.grad(
-                loss, lower.parameters, create_graph=True, allow_unused=True, materialize_grads=True
-            )
-        return _Graph(gradient, lower)
+        return linearized(lower, "reverse", _linearize)
+
+
+def _linearize(lower: Lower) -> Linearization:
+    with torch.enable_grad(), lower.objective.differentiable():
+        losses = [lower.objective.pure(sample, {}) for sample in lower.samples]
+        loss = torch.stack(losses).mean() if len(losses) > 1 else losses[0]
+        gradient = torch.autograd.grad(
+            loss, lower.parameters, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+    return _Graph(gradient, lower)
 
 
 @dataclass(frozen=True, eq=False)
