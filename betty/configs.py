@@ -172,6 +172,7 @@ class EngineConfig(Checked):
         checkpoint_keep: Addition: latest checkpoints that are kept.
         memory: Addition: bytes that the program may take on its device, for methods that ``"auto"`` chooses; ``0`` for
             no limit.
+        compile: Addition: compile losses, their gradients and the products of methods by ``torch.compile``.
         timeout: Addition: seconds that a process waits for the others, in a slow validation for instance.
         on_nonfinite: Addition: what to do where a loss, gradient, hypergradient or solve is not finite: ``"stop"``
             before the update is made, ``"skip"`` the update, or ``"rollback"`` to the last checkpoint.
@@ -197,6 +198,7 @@ class EngineConfig(Checked):
     checkpoint_every: int = whole(0, least=0)
     checkpoint_keep: int = whole(3, least=1)
     memory: int = whole(0, least=0)
+    compile: bool = flag(False)
     timeout: float = number(1800.0, above=0.0)
     on_nonfinite: str = choice("stop", "stop", "skip", "rollback")
     nonfinite_limit: int = whole(5, least=1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+from betty.backends.torch.compiling import compile_program
 from betty.backends.torch.executor import Executor
 from betty.backends.torch.finite import OnNonfinite
 from betty.backends.torch.random import RandomState, derived_seed, replaying
@@ -46,6 +47,7 @@ class SpecFront:
         self.executor = Executor(self.compiled.plan, self.program)
         if self.compiled.graph.settings.strategy == ZERO:
             share_optimizers(self.program, self.compiled.plan)
+        compile_program(self.compiled.plan, self.program)
         self.measures, self.early_stopping = build_validation(
             self.spec.engine, found.graph, found.resolved, self.program.processes
         )

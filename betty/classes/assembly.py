@@ -70,6 +70,7 @@ class Assembler:
             roll_back=self.config.roll_back,
             strategy=SINGLE if self.processes is None else "distributed",
             memory=self.config.memory or None,
+            compile="inductor" if self.config.compile else "",
         )
         nodes = tuple(_node(problem) for problem in self.problems.values())
         graph = Graph(self.config.name, nodes, self.dependencies.edges(self.problems), settings)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from betty.backends.torch.compiling import compile_program
 from betty.backends.torch.executor import Executor
 from betty.backends.torch.frame import Outcome
 from betty.backends.torch.processes import Processes
@@ -91,6 +92,7 @@ class Runtime:
         self._executor = Executor(self._compiled.plan, self._program)
         if self.config.strategy in SHARING:
             share_optimizers(self._program, self._compiled.plan)
+        compile_program(self._compiled.plan, self._program)
         self._stale = False
 
     # What the engine works with, always of the present parts

@@ -132,6 +132,8 @@ def _engine(runtime: Runtime) -> Lines:
         yield "roll_back: true"
     if config.memory:
         yield f"memory: {config.memory}"
+    if config.compile:
+        yield "compile: true"
     if runtime.env is not None:
         yield f"# TO WRITE: a spec has no environment; what {type(runtime.env).__name__} gives is data of the problems"
     if type(runtime.engine).train_step is not _base_of(runtime.engine).train_step:

@@ -33,6 +33,7 @@ Measurements = Mapping[tuple[str, int], Measured]
 
 UNKNOWN = "?"
 NOT_MEASURED = "-"
+COMPILED = {"inductor": "compiled"}
 HEAD = ("problem", "when", "what", "size", "work", "memory")
 MET_HEAD = ("collectives",)
 MEASURED_HEAD = ("time", "peak", "share")
@@ -75,6 +76,7 @@ def explain(plan: Plan, graph: Graph | None = None, measured: Measurements | Non
 def _title(plan: Plan) -> str:
     parts = [plural(len(plan.steps), "problem"), plural(plan.edges, "edge"), plan.precision, plan.device]
     parts += [plan.strategy] if plan.strategy != SINGLE else []
+    parts += [COMPILED.get(plan.compile, f"compiled ({plan.compile})")] if plan.compile else []
     return f"plan {_shown(plan.name)}   {' · '.join(parts)}"
 
 

@@ -95,6 +95,8 @@ class Settings:
     """Whether each of several processes answers its own adjoints, where a method is linear in them."""
     memory: int | None = None
     """Bytes that the program may take; ``auto`` chooses methods that fit."""
+    compile: str = ""
+    """What compiles losses and products; empty where they run as they are written."""
 
 
 @dataclass(frozen=True, eq=True)

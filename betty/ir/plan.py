@@ -140,6 +140,7 @@ class Plan:
     seed: int = 0
     strategy: str = "single"
     edges: int = 0
+    compile: str = ""
     steps: tuple[Step, ...] = ()
 
     def step(self, problem: str) -> Step:

@@ -21,6 +21,7 @@ def summary(plan: Plan, graph: Graph) -> dict[str, Any]:
         "device": plan.device,
         "precision": plan.precision,
         "seed": plan.seed,
+        "compile": plan.compile or None,
         "order": [step.problem for step in plan],
         "problems": [_problem(problem) for problem in graph.problems],
         "edges": [_edge(edge) for edge in graph.edges],

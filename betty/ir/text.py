@@ -38,7 +38,13 @@ Table = Mapping[str, Kind]
 
 # Fields in the order in which they are written; what identifies a record stands before them, without a key.
 SETTINGS: Table = {"iterations": WHOLE, "device": TEXT, "precision": TEXT, "seed": WHOLE}
-CHOICES: Table = {"roll_back": FLAG, "strategy": TEXT, "local_adjoints": FLAG, "memory": WHOLE}
+CHOICES: Table = {
+    "roll_back": FLAG,
+    "strategy": TEXT,
+    "local_adjoints": FLAG,
+    "memory": WHOLE,
+    "compile": TEXT,
+}
 """Settings that are written only where they are chosen."""
 PROBLEM: Table = {
     "loss": TEXT,
@@ -67,7 +73,7 @@ FACTS: Table = {
 }
 EDGE: Table = {"flow": FLOW, "method": METHOD, "reason": TEXT}
 PLAN: Table = {**SETTINGS, "edges": WHOLE}
-SPREAD: Table = {"strategy": CHOICES["strategy"]}
+SPREAD: Table = {"strategy": CHOICES["strategy"], "compile": CHOICES["compile"]}
 STEP: Table = {"period": WHOLE, "level": WHOLE, "after": COUNTS, "ahead": WHOLE, "answered_by": NAMES}
 ESTIMATE: Table = {"flops": WHOLE, "bytes": WHOLE}
 EXCHANGE: Table = {"collectives": WHOLE, "exchanged": WHOLE}

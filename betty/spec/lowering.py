@@ -98,4 +98,5 @@ def _settings(engine: EngineSpec) -> Settings:
         strategy=SINGLE if engine.strategy == "auto" else engine.strategy,
         local_adjoints=engine.adjoints == "local",
         memory=engine.memory,
+        compile=engine.compiler,
     )

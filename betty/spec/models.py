@@ -50,6 +50,23 @@ def _check_run_name(value: str) -> str:
     raise refuse(Issue(code="bad-name", message=f"{value!r} is not a name", expected=expected, hint=hint))
 
 
+COMPILERS = ("inductor", "aot_eager", "eager")
+
+
+def _check_compile(value: Any) -> Any:
+    if isinstance(value, bool) or value in COMPILERS:
+        return value
+    hint = nearest(value, COMPILERS) if isinstance(value, str) else ""
+    raise refuse(
+        Issue(
+            code="bad-choice",
+            message=f"found {shown(value)}",
+            expected=f"true, false, or what compiles: {one_of(COMPILERS)}",
+            hint=hint,
+        )
+    )
+
+
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 
 
@@ -272,6 +289,11 @@ class EngineSpec(SpecModel):
         default=None,
         description="Memory that the program may take on its device, such as `4 GiB`; `auto` chooses methods that fit.",
     )
+    compile: Annotated[bool | Literal["inductor", "aot_eager", "eager"], BeforeValidator(_check_compile)] = Field(
+        default=False,
+        description="Whether `torch.compile` compiles losses, their gradients and the products of methods: `true` is "
+        "`inductor`; `aot_eager` and `eager` go part of the way, to find out which part is to blame for something.",
+    )
     log: LogSpec = Field(default_factory=LogSpec, description="What is written down during a run.")
     checkpoint: CheckpointSpec | None = Field(default=None, description="When the state is saved; empty for never.")
     strategy: Strategy = Field(
@@ -292,6 +314,11 @@ class EngineSpec(SpecModel):
     timeout: float = Field(
         default=1800.0, gt=0, description="Seconds that a process waits for the others in one operation of all of them."
     )
+
+    @property
+    def compiler(self) -> str:
+        """What compiles; empty for nothing."""
+        return COMPILERS[0] if self.compile is True else self.compile or ""
 
 
 class Spec(SpecModel):

@@ -26,6 +26,7 @@ NEW = {
     "memory",
     "on_nonfinite",
     "nonfinite_limit",
+    "compile",
 }
 
 

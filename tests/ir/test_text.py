@@ -86,7 +86,7 @@ GRAPHS = {
         "graph g iteration=3\n",
         "'iteration' is not a setting of a graph",
         at=(1, 9),
-        expected="one of iterations, device, precision, seed, roll_back, strategy, local_adjoints, memory",
+        expected="one of iterations, device, precision, seed, roll_back, strategy, local_adjoints, memory, compile",
         hint="iterations",
     ),
     "field": Wrong(

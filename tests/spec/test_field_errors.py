@@ -34,7 +34,7 @@ SpecError: edgs: unknown field 'edgs'
         """\
 SpecError: engine.iteration: unknown field 'iteration'
   where     spec.yaml:18:3
-  expected  one of iterations, device, seed, precision, scaler, on_nonfinite, validate, early_stopping, roll_back, memory, log, checkpoint, strategy, adjoints, backend, timeout
+  expected  one of iterations, device, seed, precision, scaler, on_nonfinite, validate, early_stopping, roll_back, memory, compile, log, checkpoint, strategy, adjoints, backend, and 1 more
   try       iterations
 """,
     ),

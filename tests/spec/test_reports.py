@@ -84,7 +84,7 @@ def test_overrides_come_last_and_are_named(tmp_path: Path) -> None:
         "SpecError: engine.sed: unknown field 'sed'\n"
         "  where     --set engine.sed=1\n"
         "  expected  one of iterations, device, seed, precision, scaler, on_nonfinite, validate, early_stopping, "
-        "roll_back, memory, log, checkpoint, strategy, adjoints, backend, timeout\n"
+        "roll_back, memory, compile, log, checkpoint, strategy, adjoints, backend, and 1 more\n"
         "  try       seed\n\n"
         "3 errors"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from betty.backends.torch.random import RandomState, replaying
 from betty.backends.torch.scaling import gradient_of
 from betty.backends.torch.swap import Buffers, Places
 from betty.backends.torch.tree import Tree, sharded
+
+if TYPE_CHECKING:
+    from betty.backends.torch.compiling.products import Products
 
 LOG_PROB = "log_prob"
 """Key of a loss's result for the logarithm of the probability of what it has drawn."""
@@ -45,9 +48,8 @@ class View:
     Attributes of the module (submodules, methods) are reached as on the module itself.
     """
 
-    __slots__ = ("_fixed", "_module", "_places", "_sharded", "name")
-
     def __init__(self, name: str, module: nn.Module, *, fixed: bool = False) -> None:
+        # No slots: torch.compile looks for the attributes of an object in its dict.
         self.name, self._module = name, module
         # Named once where the tensors are always the module's own, looked up at each access where others may stand in.
         self._fixed = dict(module.named_parameters()) if fixed else None
@@ -140,6 +142,10 @@ class Objective:
         self._attends = may_attend(loss, modules.values())
         self.sharded = False
         """Whether processes share parameters of these modules."""
+        self.quick: Callable[..., Any] = loss
+        """The loss where first derivatives are all that is taken of it: compiled, if that is asked for."""
+        self.products: Products | None = None
+        """Compiled products of the loss's derivatives, if they are asked for."""
         self.scaler: Any = None
         """Scales the loss up for the backward pass, where that runs in half precision."""
         self.smooth_tangents = True
@@ -150,7 +156,7 @@ class Objective:
 
     def live(self, batch: Any, weight: float = 1.0) -> Evaluation:
         """Evaluate as the program itself does: buffers and random states move on."""
-        return self._evaluate(batch, self._views, weight)
+        return self._evaluate(batch, self._views, weight, self.quick)
 
     def pure(self, sample: Sample, stand_ins: Mapping[str, Sequence[Tensor]]) -> Tensor:
         """The loss with other tensors in the place of the trainable parameters of the problems in ``stand_ins``.
@@ -172,7 +178,7 @@ class Objective:
         """
         with replaying(sample.random, self.device, host=self.host_draws), self.holding(stand_ins, buffers=True):
             with torch.enable_grad():
-                loss = self._evaluate(sample.batch, self._loose, sample.weight, lenient=True).loss
+                loss = self._evaluate(sample.batch, self._loose, sample.weight, self.quick, lenient=True).loss
             if not loss.requires_grad:
                 return tuple(torch.zeros_like(leaf) for leaf in by)
             return self.derivative(loss, by, self.scaler, allow_unused=True, materialize_grads=True)
@@ -229,15 +235,30 @@ class Objective:
                 flags.append(torch.backends.cudnn.flags(enabled=False))
         return _entered(flags) if flags else NOTHING
 
+    def arguments(self, batch: Any, views: Mapping[str, View] | None = None) -> Mapping[str, Any]:
+        """What the loss is called with, of whatever tensors the modules hold at the moment."""
+        views = self._loose if views is None else views
+        return {"batch": batch, **views} if self._takes_batch else views
+
+    def casting(self) -> AbstractContextManager[Any]:
+        """The precision of the forward pass."""
+        return NOTHING if self.autocast is None else torch.autocast(self.device.type, dtype=self.autocast)
+
     def _evaluate(
-        self, batch: Any, views: Mapping[str, View], weight: float = 1.0, *, lenient: bool = False
+        self,
+        batch: Any,
+        views: Mapping[str, View],
+        weight: float = 1.0,
+        loss: Callable[..., Any] | None = None,
+        *,
+        lenient: bool = False,
     ) -> Evaluation:
-        arguments = {"batch": batch, **views} if self._takes_batch else views
+        arguments, loss = self.arguments(batch, views), loss or self.loss
         if self.autocast is None:
-            found = self.checked(self.loss(**arguments), lenient=lenient)
+            found = self.checked(loss(**arguments), lenient=lenient)
         else:
-            with torch.autocast(self.device.type, dtype=self.autocast):
-                found = self.checked(self.loss(**arguments), lenient=lenient)
+            with self.casting():
+                found = self.checked(loss(**arguments), lenient=lenient)
         return found if weight == 1.0 else replace(found, loss=found.loss * weight)
 
     def checked(self, value: Any, *, lenient: bool = False) -> Evaluation:

@@ -28,6 +28,7 @@ def lower(graph: Graph) -> Plan:
         seed=settings.seed,
         strategy=settings.strategy,
         edges=len(graph.edges),
+        compile=settings.compile,
         steps=steps,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from betty.backends.torch.compiling.linearization import linearized
 from betty.backends.torch.duals import dual_level, duals, tangent
 from betty.backends.torch.methods.base import Linearization, Lower, Product
 from betty.backends.torch.objective import Sample
@@ -30,7 +31,7 @@ class Forward(Product):
     """
 
     def linearize(self, lower: Lower) -> Linearization:
-        return _Tangents(lower)
+        return linearized(lower, "forward", _Tangents)
 
 
 @dataclass(frozen=True, eq=False)

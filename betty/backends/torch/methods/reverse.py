@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from betty.backends.torch.compiling.linearization import linearized
 from betty.backends.torch.methods.base import Linearization, Lower, Product
 from betty.backends.torch.scaling import factor_of
 from betty.backends.torch.tree import Tree
@@ -24,16 +25,20 @@ class Reverse(Product):
     """
 
     def linearize(self, lower: Lower) -> Linearization:
-        with torch.enable_grad(), lower.objective.differentiable():
-            losses = [lower.objective.pure(sample, {}) for sample in lower.samples]
-            loss = torch.stack(losses).mean() if len(losses) > 1 else losses[0]
-            # Left scaled: scaled down, what is passed back through it would vanish in half precision.
-            factor = factor_of(lower.objective.scaler, loss)
-            loss = loss if factor is None else loss * factor
-            gradient = torch.autograd.grad(
-                loss, lower.parameters, create_graph=True, allow_unused=True, materialize_grads=True
-            )
-        return _Graph(gradient, lower, factor)
+        return linearized(lower, "reverse", _linearize)
+
+
+def _linearize(lower: Lower) -> Linearization:
+    with torch.enable_grad(), lower.objective.differentiable():
+        losses = [lower.objective.pure(sample, {}) for sample in lower.samples]
+        loss = torch.stack(losses).mean() if len(losses) > 1 else losses[0]
+        # Left scaled: scaled down, what is passed back through it would vanish in half precision.
+        factor = factor_of(lower.objective.scaler, loss)
+        loss = loss if factor is None else loss * factor
+        gradient = torch.autograd.grad(
+            loss, lower.parameters, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+    return _Graph(gradient, lower, factor)
 
 
 @dataclass(frozen=True, eq=False)
