@@ -15,7 +15,7 @@ from tests.distributed.programs import META, METHODS, PROGRAM, THREE, TWO
 from tests.distributed.together import started
 from tests.distributed.worker import Case
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 DOUBLE = ("engine.precision=fp64",)
 # The difference of two gradients enlarges their rounding by one over their distance.
@@ -61,6 +61,8 @@ CASES = {
             for name in ("finite_difference", "sama", "penalty")
         ),
         case("fsdp-both", THREE, METHODS["finite_difference"], "rate", *DOUBLE, *FSDP, *MICRO, BOTH, after=9),
+        case("compiled", TWO, METHODS["cg"], "weights", *DOUBLE, "engine.compile=aot_eager", after=5),
+        case("local", TWO, SINGLE["sama"], "weights", "engine.adjoints=local"),
         case("whole", TWO, METHODS["cg"], "weights", *DOUBLE, "problems.net.data.shard=false", after=5),
         case("roll_back", TWO, METHODS["unrolled"], "weights", *DOUBLE, "engine.roll_back=true", after=5),
     )
@@ -101,7 +103,10 @@ def distance(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor])
     return float((first - second).norm() / first.norm().clamp_min(1e-30))
 
 
-@pytest.mark.parametrize(("name", "count"), [*((name, 2) for name in CASES), *((name, 4) for name in FOUR)])
+SAME = [name for name in CASES if name != "local"]
+
+
+@pytest.mark.parametrize(("name", "count"), [*((name, 2) for name in SAME), *((name, 4) for name in FOUR)])
 def test_as_one_process_on_the_joined_batches(name: str, count: int, found: Found) -> None:
     one, several = found[name, 1, 0], [found[name, count, rank] for rank in range(count)]
     assert not [each["error"] for each in (one, *several) if "error" in each]
@@ -116,3 +121,28 @@ def test_as_one_process_on_the_joined_batches(name: str, count: int, found: Foun
     keys = {key for row in one["rows"] for key in row if key.endswith("loss") or key.startswith("validate")}
     for mine, theirs in zip(one["rows"], several[0]["rows"], strict=True):
         assert all(abs(mine[key] - theirs[key]) < 1e-4 * abs(mine[key]) + 1e-6 for key in keys if key in mine)
+
+
+FEWER = ("cg", "compiled", "remat", "zero", "whole", "roll_back", "micro", "fsdp", "meta")
+"""Cases in which a solve may end early, nothing of a trajectory is left to compute, or an update exchanges too."""
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("fsdp", "roll_back", "micro"))])
+def test_the_plan_says_what_processes_exchange(name: str, found: Found) -> None:
+    met, planned = found[name, 2, 0]["met"], found[name, 2, 0]["planned"]
+    exactly = not any(part in name for part in FEWER)
+    assert met == planned if exactly else all(one <= most for one, most in zip(met, planned, strict=True))
+    assert found[name, 1, 0]["met"] == [0, 0]
+
+
+def test_sama_as_in_its_paper_meets_once_with_the_size_of_the_upper(found: Found) -> None:
+    parameters = sum(part.numel() for part in found["local", 2, 0]["weights"]["weights"].values())
+    assert found["local", 2, 0]["met"] == [1, 4 * parameters]
+    assert found["single-sama", 2, 0]["met"][0] == 2
+
+
+@pytest.mark.parametrize("name", ["single-sama", "single-finite_difference"])
+def test_a_hypergradient_is_sent_off_before_its_last_backward_pass_has_ended(name: str, found: Found) -> None:
+    early = found[name, 2, 0]["early"]
+    assert early
+    assert all(sent == buckets for sent, buckets in early)

@@ -31,6 +31,6 @@ def started(
     ]
     found = []
     for one in running:
-        out, err = one.communicate(timeout=240)
+        out, err = one.communicate(timeout=420)
         found.append(subprocess.CompletedProcess(one.args, one.returncode, out, err))
     return found
