@@ -16,11 +16,12 @@ from betty.backends.torch.objective import Objective, ParameterModule, trainable
 from betty.backends.torch.processes import Processes, local_device
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.random import derived_seed, replaying
+from betty.backends.torch.recompute import recompute
 from betty.backends.torch.stream import Loading, Stream
 from betty.backends.torch.trainer import EarlyStopping, Validation
 from betty.backends.torch.trajectory.tuning import Tuned
 from betty.backends.torch.updates import RULES
-from betty.ir.diagnostics import BettyError, Diagnostic, Field, SpecError
+from betty.ir.diagnostics import BettyError, Diagnostic, Field, SpecError, listing, nearest
 from betty.ir.graph import Graph
 from betty.spec.faults import ScalerSpec
 from betty.spec.load import Document
@@ -87,7 +88,17 @@ class _Builder:
         if any(isinstance(parameter, nn.UninitializedParameter) for parameter in module.parameters()):
             found = "has parameters without a shape"
             raise self._wrong(name, "module", found, "a module whose sizes are given, or one that was called once")
+        self._recompute(name, module, problem.activation_checkpointing)
         return module.to(device=self.device, dtype=dtype if dtype is torch.float64 else None)
+
+    def _recompute(self, name: str, module: nn.Module, wanted: bool | list[str]) -> None:
+        if wanted is False:
+            return
+        try:
+            recompute(module, None if wanted is True else wanted)
+        except LookupError as error:
+            missing, parts = str(error.args[0]), [part for part, _ in module.named_modules() if part]
+            raise self.document.report([unknown_part(name, missing, parts)]) from None
 
     def _problem(
         self, name: str, problem: ProblemSpec, found: ResolvedProblem, modules: Mapping[str, nn.Module]
@@ -228,6 +239,18 @@ class _Builder:
         except Exception as error:
             message = f"calling the target raised {described(error, self.document.folder)}"
             raise self.document.report([Diagnostic(code="call-failed", field=field, message=message)]) from error
+
+
+def unknown_part(name: str, missing: str, parts: list[str]) -> Diagnostic:
+    """A part of a module that is not there."""
+    near = nearest(missing, parts)
+    return Diagnostic(
+        code="unknown-part",
+        field=("problems", name, "activation_checkpointing"),
+        message=f"the module of {name!r} has no part {missing!r}",
+        expected=f"one of {listing(parts)}" if parts else "true: the module has no parts",
+        hint=near and f"activation_checkpointing: [{near}]",
+    )
 
 
 def build(document: Document, graph: Graph, resolved: Resolved) -> Program:

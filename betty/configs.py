@@ -55,6 +55,8 @@ class Config(Checked):
         retain_graph: Accepted for old programs; graphs are kept exactly where something still needs them.
         allow_unused: Whether trainable parameters that the loss does not use are allowed.
         unroll_steps: Updates between two steps of the problems above.
+        activation_checkpointing: Compute activations again in the backward pass instead of keeping them: those of the
+            module's blocks (members of its lists that have parts; the whole where there are none).
         gradient_accumulation: Micro-batches averaged in one update.
         gradient_clipping: Greatest norm of the gradient; ``0`` does not clip.
         precision: ``"fp32"``, ``"bf16"``, ``"fp16"`` (autocast) or ``"fp64"`` (parameters in double precision).
@@ -85,6 +87,7 @@ class Config(Checked):
     allow_unused: bool = flag(True)
     unroll_steps: int = whole(1, least=1)
     gradient_accumulation: int = whole(1, least=1)
+    activation_checkpointing: bool = flag(False)
     gradient_clipping: float = number(0.0, least=0.0)
     precision: str = choice("fp32", "fp32", "bf16", "fp16", "fp64")
     initial_dynamic_scale: float = number(4096.0, above=0.0)

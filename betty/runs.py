@@ -16,6 +16,7 @@ from betty.front import Front, Running
 from betty.ir.explain import Measured, explain
 from betty.ir.plan import Exchange
 from betty.observers.checkpoints import Checkpoints, InMemory, numbered
+from betty.observers.peak import PeakWatch
 from betty.observers.records import JsonLines, Memory, TensorBoard
 from betty.result import History, Result
 from betty.runfolder import RunFolder
@@ -58,7 +59,8 @@ class Run:
         profiler = Profiler(self.front.program.device, traffic) if self.profile else None
         self.front.executor.around = profiler
         writers = self._writers()
-        self.trainer.observers = [memory, *writers, *self.observers]
+        watch = PeakWatch(self.trainer, profiler) if profiler else None
+        self.trainer.observers = [memory, *writers, *self.observers, *([watch] if watch else [])]
         self.trainer.rescue = rescue_of(self.front.running, self.trainer, self.folder, writers)
         start = time.perf_counter()
         begin()
@@ -81,7 +83,7 @@ class Run:
             reason=reason,
             seconds=seconds,
             folder=self.folder.path if self.folder and self._first else None,
-            profile=self._measured(profiler) if profiler else "",
+            profile=self._measured(profiler, watch.bytes) if profiler and watch else "",
         )
 
     def _point_back(self, error: Exception) -> None:
@@ -129,7 +131,7 @@ class Run:
         processes = self.front.program.processes
         return processes is None or processes.rank == 0
 
-    def _measured(self, profiler: Profiler) -> str:
+    def _measured(self, profiler: Profiler, held: int) -> str:
         measured = {
             key: Measured(
                 seconds=reading.seconds,
@@ -140,7 +142,7 @@ class Run:
             for key, reading in profiler.readings.items()
         }
         compiled = self.front.compiled
-        return explain(compiled.plan, compiled.graph, measured)
+        return explain(compiled.plan, compiled.graph, measured, held)
 
 
 def rescue_of(running: Running, trainer: Trainer, folder: RunFolder | None, writers: Sequence[Observer]) -> Rescue:

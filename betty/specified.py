@@ -19,6 +19,7 @@ from betty.front import Running
 from betty.ir.applicable import diagnose_methods
 from betty.ir.compile import Compiled, compile_graph
 from betty.ir.graph import Graph
+from betty.ir.passes.strategy import fitting
 from betty.ir.sharded import FSDP
 from betty.spec.dump import to_yaml
 from betty.spec.frontend import compile_source
@@ -87,18 +88,21 @@ class SpecFront:
     def written(self) -> str:
         return to_yaml(self.spec)
 
-    def _strategy(self, declared: Graph) -> str:
-        if self.spec.engine.strategy != "auto" or self.program.processes is None:
-            return declared.settings.strategy
-        return "ddp"
+    def _spread(self, traced: Graph) -> Graph:
+        """The graph with the strategy of several processes, where the spec leaves it open."""
+        processes = self.program.processes
+        if self.spec.engine.strategy != "auto" or processes is None:
+            return traced
+        strategy, reason = fitting(traced, processes.count)
+        return replace(traced, settings=replace(traced.settings, strategy=strategy, reason=reason))
 
     def _compile(self, declared: Graph) -> Compiled:
         device = self.program.device
         # Loaders without a generator of their own draw their first order here, from the global one.
         with replaying(RandomState.seeded(self.spec.engine.seed, device), device):
-            facts = trace(self.program, answering=_answering(declared))
-        settings = replace(declared.settings, device=str(device), strategy=self._strategy(declared))
-        traced = replace(declared, settings=settings).map(problem=lambda one: replace(one, facts=facts[one.name]))
+            facts = trace(self.program, answering=_answering(declared), solving=_solving(declared))
+        traced = replace(declared, settings=replace(declared.settings, device=str(device)))
+        traced = self._spread(traced.map(problem=lambda one: replace(one, facts=facts[one.name])))
         if wrong := [*check_trajectories(traced, self.program), *diagnose_methods(traced)]:
             raise self._document.report(wrong)
         return compile_graph(traced)
@@ -107,3 +111,8 @@ class SpecFront:
 def _answering(graph: Graph) -> set[str]:
     """Lowers whose responses may be evaluated in forward mode."""
     return {edge.lower for edge in graph.edges if edge.flow.down and (not edge.method or edge.method.forward)}
+
+
+def _solving(graph: Graph) -> set[str]:
+    """Lowers of whose gradients graphs may be kept."""
+    return {edge.lower for edge in graph.edges if edge.flow.down and (not edge.method or edge.method.second_order)}

@@ -12,6 +12,7 @@ from betty.backends.torch.objective import Objective
 from betty.backends.torch.processes import Processes
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.random import replaying
+from betty.backends.torch.recompute import recompute
 from betty.backends.torch.trace import counted, facts
 from betty.build import AUTOCAST, check_trajectories
 from betty.classes.dependencies import Dependencies
@@ -84,6 +85,8 @@ class Assembler:
         modules = {name: problem.module for name, problem in self.problems.items()}
         live = {}
         for name, problem in self.problems.items():
+            if problem.config.activation_checkpointing:
+                recompute(problem.module)
             optimized(problem, trained[name])
             objective = self._objective(problem, modules, trained)
             live[name] = self._live(problem, objective, trained[name], previous)
@@ -151,10 +154,12 @@ class Assembler:
         assert isinstance(stream, BatchStream)
         if stream.own:
             return counted(live, "its batches come from get_batch, which is not called before the first step")
-        answering = {edge.lower for edge in graph.edges if edge.flow.down and (not edge.method or edge.method.forward)}
+        down = [edge for edge in graph.edges if edge.flow.down]
+        answering = {edge.lower for edge in down if not edge.method or edge.method.forward}
+        solving = {edge.lower for edge in down if not edge.method or edge.method.second_order}
         with replaying(None, self.device):
             batch = stream.peek()
-        return facts(program, live, batch, forward=name in answering)
+        return facts(program, live, batch, forward=name in answering, graph=name in solving)
 
 
 def _node(problem: Problem) -> Node:
@@ -169,6 +174,7 @@ def _node(problem: Problem) -> Node:
         warm_up=config.warmup_steps,
         precision=config.precision,
         gradient_clipping=config.gradient_clipping or None,
+        recomputes=config.activation_checkpointing,
     )
 
 

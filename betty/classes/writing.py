@@ -18,7 +18,14 @@ from betty.ir.graph import Edge
 from betty.ir.graph import Problem as Node
 from betty.problems.problem import Problem
 
-FIELDS = {"unroll": 1, "precision": "fp32", "gradient_accumulation": 1, "gradient_clipping": None, "warm_up": 0}
+FIELDS = {
+    "unroll": 1,
+    "precision": "fp32",
+    "gradient_accumulation": 1,
+    "activation_checkpointing": False,
+    "gradient_clipping": None,
+    "warm_up": 0,
+}
 """Fields of a problem in a spec that a ``Config`` gives, with their defaults."""
 UNWRITTEN = (
     "forward",
@@ -75,7 +82,8 @@ def _problem(runtime: Runtime, node: Node) -> Lines:
     if problem.scheduler is not None:
         yield f"  scheduler: {_made(problem.scheduler, problem)}"
     for name, default in FIELDS.items():
-        value = {"gradient_accumulation": node.accumulation}.get(name, getattr(node, name, None))
+        known = {"gradient_accumulation": node.accumulation, "activation_checkpointing": node.recomputes}
+        value = known.get(name, getattr(node, name, None))
         if value != default:
             yield f"  {name}: {_flow(value)}"
     if problem.scaler is not None:

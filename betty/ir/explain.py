@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from betty.ir.graph import SINGLE, Edge, Graph
+from betty.ir.holding import peak_lines
 from betty.ir.plan import Differentiate, Draw, Estimate, Exchange, Instruction, Plan, Respond, Step, Update
 from betty.ir.quantities import amount, both, bytes_text, flops_text, plural, time_text
 
@@ -56,7 +57,9 @@ class Row:
         return self.who, self.when, self.what, self.size, *self.cost, *self.met, *self.measured
 
 
-def explain(plan: Plan, graph: Graph | None = None, measured: Measurements | None = None) -> str:
+def explain(
+    plan: Plan, graph: Graph | None = None, measured: Measurements | None = None, held: int | None = None
+) -> str:
     """The plan as a table: who steps when, which adjoints and responses follow in which order, at what cost.
 
     The row of a problem says what one of its steps does, and what all its instructions take together; the rows below
@@ -67,10 +70,12 @@ def explain(plan: Plan, graph: Graph | None = None, measured: Measurements | Non
     Args:
         plan: What is explained.
         graph: Adds parameter counts and the edges whose method no response uses.
+        held: The most bytes that the program was found to hold at once.
         measured: Adds, for every instruction, the mean time, the peak memory and the share of all measured time.
     """
     table = _Table(plan, graph, measured)
-    return "\n".join([_title(plan), f"repeat {plan.iterations}", *_aligned(table.rows()), *_unused(plan, graph)])
+    head, tail = [_title(plan), f"repeat {plan.iterations}"], [*_unused(plan, graph), *peak_lines(plan, held)]
+    return "\n".join([*head, *_aligned(table.rows()), *tail])
 
 
 def _title(plan: Plan) -> str:
@@ -106,7 +111,7 @@ class _Table:
             yield Row(
                 who=_shown(step.problem),
                 when=_when(step),
-                what=_chain(step),
+                what=f"{_chain(step)}{self._again(step)}",
                 size=self._size(step.problem),
                 cost=_total(step.instructions),
                 met=self._met(*step.instructions),
@@ -131,6 +136,10 @@ class _Table:
     def _met(self, *items: Instruction) -> tuple[str, ...]:
         """How often processes meet, and the bytes that each gives to the others."""
         return (_exchanged([item.exchange for item in items if item.exchange is not None]),) if self.together else ()
+
+    def _again(self, step: Step) -> str:
+        recomputes = self.graph is not None and self.graph.problem(step.problem).recomputes
+        return ", computes activations again" if recomputes else ""
 
     def _size(self, name: str) -> str:
         if self.graph is None:

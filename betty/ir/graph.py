@@ -36,6 +36,7 @@ class Problem:
         warm_up: Micro-batches before its uppers begin to step.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``fp64``.
         gradient_clipping: Largest norm of the gradient, or ``None``.
+        recomputes: Whether activations are computed again in the backward pass.
         facts: What a trace found; ``None`` before or without one.
         level: Longest chain of lowers below it; set by the pass ``levels``.
         period: Iterations between two of its steps; set by the pass ``schedule``.
@@ -51,6 +52,7 @@ class Problem:
     warm_up: int = 0
     precision: str = "fp32"
     gradient_clipping: float | None = None
+    recomputes: bool = False
     facts: Facts | None = None
     level: int | None = None
     period: int | None = None
@@ -93,6 +95,8 @@ class Settings:
     """How the work is spread: over a single process, or over several and how."""
     local_adjoints: bool = False
     """Whether each of several processes answers its own adjoints, where a method is linear in them."""
+    reason: str = ""
+    """Why it is spread so, where the compiler has chosen."""
     memory: int | None = None
     """Bytes that the program may take; ``auto`` chooses methods that fit."""
     compile: str = ""

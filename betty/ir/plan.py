@@ -29,6 +29,29 @@ class Exchange:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Peak:
+    """The most bytes that the program is expected to hold at once.
+
+    Args:
+        fixed: Parameters and optimiser states.
+        kept: Micro-batches, graphs of updates that responses look back on, and derivatives that are carried along.
+        step: What the instruction takes beside that takes most.
+        problem: Whose step has it.
+        op: Which instruction it is.
+    """
+
+    fixed: int = 0
+    kept: int = 0
+    step: int = 0
+    problem: str = ""
+    op: str = ""
+
+    @property
+    def bytes(self) -> int:
+        return self.fixed + self.kept + self.step
+
+
+@dataclass(frozen=True, kw_only=True)
 class Instruction:
     """One thing to do.
 
@@ -139,9 +162,14 @@ class Plan:
     precision: str = "fp32"
     seed: int = 0
     strategy: str = "single"
+    reason: str = ""
+    """Why the strategy is this one, where the compiler has chosen it by the budget."""
+    memory: int | None = None
+    """Bytes that the program may take."""
     edges: int = 0
     compile: str = ""
     steps: tuple[Step, ...] = ()
+    peak: Peak | None = None
 
     def step(self, problem: str) -> Step:
         return next(step for step in self.steps if step.problem == problem)

@@ -84,6 +84,14 @@ class Facts:
         forward_flops: Floating-point operations of the loss.
         backward_flops: Floating-point operations of its gradient by everything that it reads.
         saved_bytes: Activations kept between forward and backward.
+        batch_bytes: Of the tensors in a micro-batch.
+        gradient_bytes: At the peak of the loss and its backward pass, the gradient included; 0 where not measured, as
+            below.
+        graph_bytes: Kept alive by the gradient with its graph.
+        product_bytes: At the peak of a product through that graph, beside it.
+        tangent_bytes: At the peak of a gradient with tangents.
+        mixed_bytes: At the peak of the gradient, by what else the loss reads, of its tangent.
+        update_bytes: Kept alive by the graph of one update of the optimiser.
         twice: Whether the loss can be differentiated twice.
         forward: Whether its gradient can be differentiated in forward mode.
         plain: Whether either takes other kernels than the loss itself uses (attention, recurrent layers).
@@ -96,6 +104,13 @@ class Facts:
     forward_flops: int = 0
     backward_flops: int = 0
     saved_bytes: int = 0
+    batch_bytes: int = 0
+    gradient_bytes: int = 0
+    graph_bytes: int = 0
+    product_bytes: int = 0
+    tangent_bytes: int = 0
+    mixed_bytes: int = 0
+    update_bytes: int = 0
     twice: bool = True
     forward: bool = True
     plain: bool = False

@@ -22,6 +22,7 @@ def summary(plan: Plan, graph: Graph) -> dict[str, Any]:
         "precision": plan.precision,
         "seed": plan.seed,
         "compile": plan.compile or None,
+        "peak": {**dataclasses.asdict(plan.peak), "bytes": plan.peak.bytes} if plan.peak else None,
         "order": [step.problem for step in plan],
         "problems": [_problem(problem) for problem in graph.problems],
         "edges": [_edge(edge) for edge in graph.edges],

@@ -15,7 +15,7 @@ from typing import Any
 
 from betty.ir.diagnostics import BettyError, GraphError, PlanError
 from betty.ir.graph import Edge, Graph, Problem, Settings
-from betty.ir.plan import Differentiate, Draw, Estimate, Exchange, Instruction, Plan, Respond, Step, Update
+from betty.ir.plan import Differentiate, Draw, Estimate, Exchange, Instruction, Peak, Plan, Respond, Step, Update
 from betty.ir.records import Facts
 from betty.ir.scan import (
     COUNTS,
@@ -44,6 +44,7 @@ CHOICES: Table = {
     "local_adjoints": FLAG,
     "memory": WHOLE,
     "compile": TEXT,
+    "reason": TEXT,
 }
 """Settings that are written only where they are chosen."""
 PROBLEM: Table = {
@@ -56,6 +57,7 @@ PROBLEM: Table = {
     "warm_up": WHOLE,
     "precision": TEXT,
     "gradient_clipping": NUMBER,
+    "recomputes": FLAG,
     "level": WHOLE,
     "period": WHOLE,
 }
@@ -66,14 +68,22 @@ FACTS: Table = {
     "forward_flops": WHOLE,
     "backward_flops": WHOLE,
     "saved_bytes": WHOLE,
+    "batch_bytes": WHOLE,
+    "gradient_bytes": WHOLE,
+    "graph_bytes": WHOLE,
+    "product_bytes": WHOLE,
+    "tangent_bytes": WHOLE,
+    "mixed_bytes": WHOLE,
+    "update_bytes": WHOLE,
     "twice": FLAG,
     "forward": FLAG,
     "plain": FLAG,
     "note": TEXT,
 }
+PEAK: Table = {"fixed": WHOLE, "kept": WHOLE, "step": WHOLE, "problem": TEXT, "op": TEXT}
 EDGE: Table = {"flow": FLOW, "method": METHOD, "reason": TEXT}
 PLAN: Table = {**SETTINGS, "edges": WHOLE}
-SPREAD: Table = {"strategy": CHOICES["strategy"], "compile": CHOICES["compile"]}
+SPREAD: Table = {key: CHOICES[key] for key in ("strategy", "reason", "memory", "compile")}
 STEP: Table = {"period": WHOLE, "level": WHOLE, "after": COUNTS, "ahead": WHOLE, "answered_by": NAMES}
 ESTIMATE: Table = {"flops": WHOLE, "bytes": WHOLE}
 EXCHANGE: Table = {"collectives": WHOLE, "exchanged": WHOLE}
@@ -110,6 +120,8 @@ def plan_to_text(plan: Plan) -> str:
         chosen = {key: kind for key, kind in STEP.items() if key not in ("period", "level")}
         lines.append(_line("  step", write_name(step.problem), always, _write(step, chosen)))
         lines += [f"    %{index} = {_instruction_text(item)}" for index, item in enumerate(step.instructions)]
+    if plan.peak is not None:
+        lines.append(_line("  peak", _write(plan.peak, PEAK, everything=True)))
     return "\n".join(lines) + "\n"
 
 
@@ -189,18 +201,21 @@ def parse_plan(text: str) -> Plan:
     lines = _cursors(text, PlanError)
     name, settings = _head(lines, "plan", {**PLAN, **SPREAD}, PlanError)
     steps: dict[str, Step] = {}
+    peak: Peak | None = None
     for cursor in lines:
         if cursor.accept("%"):
             last = _last(steps, cursor, "a step before its instructions")
             done = steps[last].instructions
             steps[last] = replace(steps[last], instructions=(*done, _instruction(cursor, len(done))))
         else:
-            cursor.keyword(("step",), "a line of a plan")
+            if cursor.keyword(("step", "peak"), "a line of a plan") == "peak":
+                peak = Peak(**_read(cursor, PEAK, "a field of a peak"))
+                continue
             step = Step(problem=cursor.name(), **_read(cursor, STEP, "a field of a step"))
             if step.problem in steps:
                 cursor.fail(f"a second step of {step.problem!r}", expected="one step for each problem")
             steps[step.problem] = step
-    return Plan(name=name, steps=tuple(steps.values()), **settings)
+    return Plan(name=name, steps=tuple(steps.values()), peak=peak, **settings)
 
 
 def _instruction(cursor: Cursor, index: int) -> Instruction:

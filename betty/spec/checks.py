@@ -97,6 +97,13 @@ def _problem(path: Field, name: str, problem: ProblemSpec, fitted: Fitted) -> It
             message=f"problem {name!r} has a scheduler and no optimizer",
             expected="an optimizer beside the scheduler",
         )
+    if problem.activation_checkpointing and problem.module is None and not fitted.touched((*path, "module")):
+        yield Diagnostic(
+            code="needs-field",
+            field=(*path, "activation_checkpointing"),
+            message=f"problem {name!r} has no module, whose activations could be computed again",
+            expected="a module, or no activation_checkpointing",
+        )
     if problem.shard_parameters and problem.module is None and not fitted.touched((*path, "module")):
         yield Diagnostic(
             code="needs-field",

@@ -85,6 +85,7 @@ def _problem(name: str, problem: ProblemSpec, engine: EngineSpec, signature: Los
         warm_up=problem.warm_up,
         precision=problem.precision or engine.precision,
         gradient_clipping=problem.gradient_clipping,
+        recomputes=bool(problem.activation_checkpointing),
     )
 
 

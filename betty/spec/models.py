@@ -169,6 +169,12 @@ class ProblemSpec(SpecModel):
     scaler: ScalerSpec | None = Field(
         default=None, description="How its loss is scaled in `fp16`; the engine's settings where empty."
     )
+    activation_checkpointing: Annotated[bool | list[str], BeforeValidator(_listed)] = Field(
+        default=False,
+        description="Compute activations again in the backward pass instead of keeping them: `true` for the blocks of "
+        "the module (members of its lists that have parts, such as the layers of a transformer; the whole where there "
+        "are none), or names of its parts, or patterns such as `layers.*`.",
+    )
     gradient_accumulation: int = Field(default=1, ge=1, description="Micro-batches whose gradients make one update.")
     gradient_clipping: float | None = Field(
         default=None, gt=0, description="Greatest norm of the gradient; empty for no limit."

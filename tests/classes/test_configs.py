@@ -44,6 +44,7 @@ def test_defaults_are_the_known_ones() -> None:
         "allow_unused": True,
         "unroll_steps": 1,
         "gradient_accumulation": 1,
+        "activation_checkpointing": False,
         "gradient_clipping": 0.0,
         "precision": "fp32",
         "initial_dynamic_scale": 4096.0,

@@ -86,7 +86,8 @@ GRAPHS = {
         "graph g iteration=3\n",
         "'iteration' is not a setting of a graph",
         at=(1, 9),
-        expected="one of iterations, device, precision, seed, roll_back, strategy, local_adjoints, memory, compile",
+        expected="one of iterations, device, precision, seed, roll_back, strategy, local_adjoints, memory, compile, "
+        "reason",
         hint="iterations",
     ),
     "field": Wrong(
@@ -158,7 +159,9 @@ GRAPHS = {
 STEP = "plan p\nstep a\n"
 PLANS = {
     "graph": Wrong(HEAD, "'graph' is not the first line of a plan", at=(1, 1), expected="plan"),
-    "keyword": Wrong(STEP + "stp b", "'stp' is not a line of a plan", at=(3, 1), expected="step", hint="step"),
+    "keyword": Wrong(
+        STEP + "stp b", "'stp' is not a line of a plan", at=(3, 1), expected="one of step, peak", hint="step"
+    ),
     "instruction": Wrong(
         STEP + "%0 = drew",
         "'drew' is not an instruction",

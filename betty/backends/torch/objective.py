@@ -16,6 +16,7 @@ from betty.backends.torch.duals import tangent
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.gathering import Gathered, method_of
 from betty.backends.torch.random import RandomState, replaying
+from betty.backends.torch.recompute import recomputes
 from betty.backends.torch.scaling import gradient_of
 from betty.backends.torch.swap import Buffers, Places
 from betty.backends.torch.tree import Tree, sharded
@@ -138,12 +139,12 @@ class Objective:
         self.buffers = Buffers(modules.values())
         self.host_draws = may_draw(loss, modules.values())
         self.switches = may_switch(loss, modules.values())
-        self.reruns = may_rerun(loss, modules.values())
+        self.reruns = any(map(recomputes, modules.values())) or may_rerun(loss, modules.values())
         self._attends = may_attend(loss, modules.values())
         self.sharded = False
         """Whether processes share parameters of these modules."""
-        self.quick: Callable[..., Any] = loss
-        """The loss where first derivatives are all that is taken of it: compiled, if that is asked for."""
+        self.quick: Callable[..., Any] | None = None
+        """The loss where first derivatives are all that is taken of it, compiled, if that is asked for."""
         self.products: Products | None = None
         """Compiled products of the loss's derivatives, if they are asked for."""
         self.scaler: Any = None

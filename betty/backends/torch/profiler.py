@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from betty.backends.torch.processes import Traffic
+from betty.backends.torch.program import Program
 from betty.ir.plan import Step
 
 FIRST_TIMED = 2
@@ -29,6 +30,8 @@ class Reading:
     total: float = 0.0
     calls: int = 0
     timed: int = 0
+    rough: bool = False
+    """Whether the time is that of the first call alone."""
     bytes: int = 0
     met: int = 0
     """Operations of all processes in the last call, ..."""
@@ -52,6 +55,8 @@ class Profiler:
     traffic: Traffic | None = None
     """What is exchanged with other processes."""
     readings: dict[tuple[str, int], Reading] = field(default_factory=dict)
+    disturbed: bool = False
+    """Whether something slows the run down at present, so that its time is not counted."""
 
     def __call__(self, step: Step, index: int, run: Callable[[], None]) -> None:
         reading = self.readings.setdefault((step.problem, index), Reading())
@@ -71,11 +76,13 @@ class Profiler:
         start = time.perf_counter()
         run()
         self._wait()
+        taken = time.perf_counter() - start
         # An instruction that runs only once is still worth a number.
-        if reading.calls >= FIRST_TIMED or reading.calls == 0:
-            taken = time.perf_counter() - start
-            first_counted = reading.calls == FIRST_TIMED
-            reading.total, reading.timed = (taken, 1) if first_counted else (reading.total + taken, reading.timed + 1)
+        if reading.calls == 0:
+            reading.total, reading.timed, reading.rough = taken, 1, True
+        elif reading.calls >= FIRST_TIMED and not self.disturbed:
+            known = (0.0, 0) if reading.rough else (reading.total, reading.timed)
+            reading.total, reading.timed, reading.rough = known[0] + taken, known[1] + 1, False
 
     def _peak(self, run: Callable[[], None]) -> int:
         if self.device.type == "cuda":
@@ -93,6 +100,18 @@ class Profiler:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def held_bytes(program: Program) -> int:
+    """Bytes of the parameters, buffers, gradients and optimiser states that are there at present."""
+    tensors: dict[int, Tensor] = {}
+    for problem in program.problems.values():
+        found = [*problem.module.parameters(), *problem.module.buffers()]
+        found += [leaf.grad for leaf in problem.module.parameters() if leaf.grad is not None]
+        states = problem.optimizer.state.values() if problem.optimizer is not None else ()
+        found += [leaf for state in states for leaf in state.values() if isinstance(leaf, Tensor)]
+        tensors |= {id(leaf): leaf for leaf in found}
+    return sum(leaf.numel() * leaf.element_size() for leaf in tensors.values())
 
 
 class StorageWatch(TorchDispatchMode):

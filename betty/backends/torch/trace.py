@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+from betty.backends.torch import footprint
 from betty.backends.torch.duals import dual_level, duals
 from betty.backends.torch.objective import Objective
 from betty.backends.torch.program import LiveProblem, Program
@@ -58,7 +59,7 @@ VECTOR_PRODUCTS = {
 """Operations that torch's counter leaves out."""
 
 
-def trace(program: Program, answering: Container[str] = ()) -> dict[str, Facts]:
+def trace(program: Program, answering: Container[str] = (), solving: Container[str] = ()) -> dict[str, Facts]:
     """Facts by problem. What cannot be traced still has its parameters counted, and a note says why.
 
     The program is as before afterwards; a stream's next micro-batch is looked at and stays the next one.
@@ -66,38 +67,44 @@ def trace(program: Program, answering: Container[str] = ()) -> dict[str, Facts]:
     Args:
         program: The live problems.
         answering: Problems for which forward mode is tried too: those whose responses may use it.
+        solving: Problems for which the graph of the gradient is measured too.
     """
     known: dict[Hashable, Facts] = {}
     found = {}
     for name, problem in program.problems.items():
         batch = problem.stream.peek() if problem.stream is not None else None
-        key = (_likeness(problem, batch), name in answering)
+        key = (_likeness(problem, batch), name in answering, name in solving)
         if key not in known:
-            known[key] = facts(program, problem, batch, forward=name in answering)
+            known[key] = facts(program, problem, batch, forward=name in answering, graph=name in solving)
         found[name] = known[key]
     return found
 
 
-def facts(program: Program, problem: LiveProblem, batch: Any, *, forward: bool = False) -> Facts:
+def facts(program: Program, problem: LiveProblem, batch: Any, *, forward: bool = False, graph: bool = False) -> Facts:
     """Facts about one problem, its loss evaluated on fake tensors of the shapes of ``batch``.
 
     A loss that asks for values, with ``.item()`` for instance, is evaluated on copies of the real tensors instead.
-    With ``forward`` it is tried whether the gradient can be differentiated in forward mode.
+    With ``forward`` it is tried whether the gradient can be differentiated in forward mode; with ``graph`` it is
+    measured what the gradient holds with its graph.
     """
     try:
         try:
             # Constants that a loss closes over are real tensors; they may meet the fake ones.
-            return _facts(program, problem, batch, forward, FakeTensorMode(allow_non_fake_inputs=True))
+            return _facts(program, problem, batch, (forward, graph), FakeTensorMode(allow_non_fake_inputs=True))
         except DataDependentOutputException:
-            return _facts(program, problem, batch, forward, None)
+            return _facts(program, problem, batch, (forward, graph), None)
     except Exception as error:  # any operation of a user's loss may have no fake kernel, or need real values
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         return counted(problem, note=f"{type(error).__name__}: {first}"[:200])
 
 
-def _facts(program: Program, problem: LiveProblem, batch: Any, forward: bool, mode: FakeTensorMode | None) -> Facts:
+Wanted = tuple[bool, bool]
+"""Whether forward mode is tried, and whether the graph of the gradient is measured."""
+
+
+def _facts(program: Program, problem: LiveProblem, batch: Any, wanted: Wanted, mode: FakeTensorMode | None) -> Facts:
     with replaying(None, program.device), problem.objective.undone(), _quiet():
-        return replace(counted(problem), **_measure(problem, batch, forward, mode))
+        return replace(counted(problem), **_measure(problem, batch, wanted, mode))
 
 
 def counted(problem: LiveProblem, note: str = "") -> Facts:
@@ -142,7 +149,8 @@ def _shape(item: Any) -> Any:
     return (tuple(item.shape), item.dtype, item.requires_grad) if isinstance(item, Tensor) else item
 
 
-def _measure(problem: LiveProblem, batch: Any, forward_mode: bool, mode: FakeTensorMode | None) -> dict[str, Any]:
+def _measure(problem: LiveProblem, batch: Any, wanted: Wanted, mode: FakeTensorMode | None) -> dict[str, Any]:
+    forward_mode, graph = wanted
     objective = problem.objective
     places = [Places(module) for module in objective.modules.values()]
     fakes = [[_fake(mode, tensor) for tensor in place.tensors] for place in places]
@@ -162,7 +170,10 @@ def _measure(problem: LiveProblem, batch: Any, forward_mode: bool, mode: FakeTen
         fused = _twice(gradient, by)
         twice = fused or _twice_by_plain_kernels(objective, fake_batch, by)
         tangents = twice and (not forward_mode or _in_forward_mode(problem, fake_batch))
+        held = _footprint(problem, fake_batch, by, graph=graph and twice, tangents=forward_mode and tangents)
     return {
+        **held,
+        "batch_bytes": _bytes(tuple(item for item in tree_leaves(fake_batch) if isinstance(item, Tensor))),
         "forward_flops": forward,
         "backward_flops": backward,
         "saved_bytes": saved.bytes,
@@ -170,6 +181,25 @@ def _measure(problem: LiveProblem, batch: Any, forward_mode: bool, mode: FakeTen
         "forward": tangents,
         "plain": twice and not fused,
     }
+
+
+def _footprint(problem: LiveProblem, batch: Any, by: list[Tensor], *, graph: bool, tangents: bool) -> dict[str, int]:
+    """Memory of the derivatives that a problem's steps and responses may take."""
+    objective, own = problem.objective, Places(problem.module)
+    found = {"gradient_bytes": footprint.first_order(objective, batch, by)}
+    if not own.tensors:
+        return found
+    mine = {id(leaf) for leaf in own.tensors}
+    others = [leaf for leaf in by if id(leaf) not in mine]
+    if graph and mine & {id(leaf) for leaf in by}:
+        kept, product = footprint.second_order(objective, batch, own.tensors, by)
+        copies = footprint.update_copies(problem.optimizer)
+        found |= {"graph_bytes": kept, "product_bytes": product}
+        found["update_bytes"] = round(copies * _bytes(tuple(own.tensors)))
+    if tangents:
+        product, mixed = footprint.forward_mode(objective, batch, own.tensors, others, own)
+        found |= {"tangent_bytes": product, "mixed_bytes": mixed}
+    return found
 
 
 def _flop_counter() -> FlopCounterMode:

@@ -39,8 +39,8 @@ class Costs:
         facts = problem.facts
         if facts is None or facts.note:
             return None
-        held = facts.saved_bytes + facts.parameter_bytes
-        taped = tape * problem.accumulation * (2 * facts.saved_bytes + 2 * facts.parameter_bytes)
+        held = facts.gradient_bytes or facts.saved_bytes + facts.parameter_bytes
+        taped = tape * taped_bytes(facts, problem.accumulation)
         carried = columns * (facts.parameter_bytes + facts.state_bytes)
         return Estimate(flops=(1 + 3 * columns) * facts.step_flops, bytes=held + taped + carried)
 
@@ -51,11 +51,11 @@ class Costs:
         if facts is None or facts.note:
             return None
         if not method.implicit:
-            flops, held = _UNPAIRED[method.solver.name](facts, method)
-            return Estimate(flops=problem.accumulation * flops, bytes=held)
+            flops = _UNPAIRED[method.solver.name](facts, method)
+            return Estimate(flops=problem.accumulation * flops, bytes=response_bytes(facts, method))
         return Estimate(
             flops=problem.accumulation * _implicit_flops(facts, method),
-            bytes=_copies(facts, method) * facts.parameter_bytes + _product_bytes(facts, method),
+            bytes=response_bytes(facts, method),
         )
 
 
@@ -85,42 +85,66 @@ def _implicit_flops(facts: Facts, method: Method) -> int:
     return facts.step_flops + 2 * (several + 1) * facts.backward_flops
 
 
+def taped_bytes(facts: Facts, accumulation: int) -> int:
+    """What the graph of one update keeps alive."""
+    if not facts.graph_bytes:
+        return accumulation * (2 * facts.saved_bytes + 2 * facts.parameter_bytes)
+    return accumulation * facts.graph_bytes + facts.update_bytes
+
+
+def response_bytes(facts: Facts, method: Method) -> int:
+    """What a response holds at its peak, beside the adjoint that it answers."""
+    whole = facts.parameter_bytes
+    gradient = facts.gradient_bytes or facts.saved_bytes
+    if method.product is not None:
+        return _copies(facts, method) * whole + _product_bytes(facts, method)
+    if method.unrolled:
+        again = taped_bytes(facts, 1) if method.solver["remat"] else 0
+        return 2 * whole + facts.product_bytes + again
+    if method.solver.name == "forward_mode":
+        return whole  # the derivative has been carried along by the updates
+    return gradient + {"penalty": 2 * whole, "evolution_strategies": 3 * whole + facts.state_bytes}.get(
+        method.solver.name, 0
+    )
+
+
 def _product_bytes(facts: Facts, method: Method) -> int:
     name = method.product.name if method.product else ""
-    if name == "finite_difference":
-        return facts.saved_bytes + 2 * facts.parameter_bytes
-    return 2 * facts.saved_bytes + facts.parameter_bytes
+    if name == "finite_difference":  # where measured, the moved parameters take the place of their gradient
+        return facts.gradient_bytes or facts.saved_bytes + 2 * facts.parameter_bytes
+    second = 2 * facts.saved_bytes + facts.parameter_bytes
+    if name == "forward":
+        solves = method.solver.name not in ("identity", "sama")
+        return (max(facts.tangent_bytes, facts.mixed_bytes) if solves else facts.mixed_bytes) or second
+    return facts.graph_bytes + facts.product_bytes or second
 
 
-def _unrolled(facts: Facts, method: Method) -> tuple[int, int]:
-    steps = method.steps or 1
+def _unrolled(facts: Facts, method: Method) -> int:
     again = facts.step_flops if method.solver["remat"] else 0
-    return steps * (2 * facts.backward_flops + again), 2 * facts.parameter_bytes
+    return (method.steps or 1) * (2 * facts.backward_flops + again)
 
 
-def _forward_mode(facts: Facts, method: Method) -> tuple[int, int]:
-    return 0, facts.parameter_bytes  # the derivative has been carried along by the updates
+def _forward_mode(facts: Facts, method: Method) -> int:
+    return 0
 
 
-def _penalty(facts: Facts, method: Method) -> tuple[int, int]:
-    gradients = int(method.solver["iterations"] or 1) + 2
-    return gradients * facts.step_flops, facts.saved_bytes + 2 * facts.parameter_bytes
+def _penalty(facts: Facts, method: Method) -> int:
+    return (int(method.solver["iterations"] or 1) + 2) * facts.step_flops
 
 
-def _reinforce(facts: Facts, method: Method) -> tuple[int, int]:
-    return (method.steps or 1) * facts.step_flops, facts.saved_bytes
+def _reinforce(facts: Facts, method: Method) -> int:
+    return (method.steps or 1) * facts.step_flops
 
 
-def _evolution(facts: Facts, method: Method) -> tuple[int, int]:
-    updates = 2 * int(method.solver["samples"] or 1) * (method.steps or 1)
-    return updates * facts.step_flops, facts.saved_bytes + 3 * facts.parameter_bytes + facts.state_bytes
+def _evolution(facts: Facts, method: Method) -> int:
+    return 2 * int(method.solver["samples"] or 1) * (method.steps or 1) * facts.step_flops
 
 
-_UNPAIRED: dict[str, Callable[[Facts, Method], tuple[int, int]]] = {
+_UNPAIRED: dict[str, Callable[[Facts, Method], int]] = {
     "unrolled": _unrolled,
     "forward_mode": _forward_mode,
     "penalty": _penalty,
     "reinforce": _reinforce,
     "evolution_strategies": _evolution,
 }
-"""Work and memory of a response, for one micro-batch an update."""
+"""Work of a response, for one micro-batch an update."""

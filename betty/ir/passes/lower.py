@@ -10,6 +10,7 @@ from betty.ir.methods import Method
 from betty.ir.passes.adjoints import Hypergradient, Slot, hypergradients
 from betty.ir.passes.cost import Costs
 from betty.ir.passes.exchange import Exchanges
+from betty.ir.passes.peak import peak
 from betty.ir.passes.schedule import order
 from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step, Update
 
@@ -27,9 +28,12 @@ def lower(graph: Graph) -> Plan:
         precision=settings.precision,
         seed=settings.seed,
         strategy=settings.strategy,
+        reason=settings.reason,
+        memory=settings.memory,
         edges=len(graph.edges),
         compile=settings.compile,
         steps=steps,
+        peak=peak(graph, steps),
     )
 
 
