@@ -97,7 +97,9 @@ def response_bytes(facts: Facts, method: Method) -> int:
     whole = facts.parameter_bytes
     gradient = facts.gradient_bytes or facts.saved_bytes
     if method.product is not None:
-        return _copies(facts, method) * whole + _product_bytes(facts, method)
+        held = _copies(facts, method) * whole + _product_bytes(facts, method)
+        # The adaptation itself, which is over before the product begins.
+        return max(held, 6 * whole) if method.solver.name == "sama" and facts.gradient_bytes else held
     if method.unrolled:
         again = taped_bytes(facts, 1) if method.solver["remat"] else 0
         return 2 * whole + facts.product_bytes + again
