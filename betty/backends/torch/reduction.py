@@ -19,9 +19,7 @@ from torch import Tensor
 
 from betty.backends.torch.processes import Processes
 from betty.backends.torch.tree import Tree
-
-BUCKET = 4 * 2**20
-"""Bytes from which on a bucket is full."""
+from betty.ir.passes.exchange import BUCKET
 
 Change = Callable[[int, Tensor], Tensor]
 """(position of a parameter, what a backward pass has found for it) -> the gradient of which the mean is taken."""

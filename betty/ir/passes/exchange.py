@@ -20,6 +20,9 @@ from betty.ir.sharded import FSDP
 
 NONE = Facts()
 
+BUCKET = 4 * 2**20
+"""Bytes from which on a part of a gradient is sent to other processes by itself."""
+
 
 @dataclass(frozen=True)
 class Exchanges:
@@ -40,7 +43,7 @@ class Exchanges:
             return None
         problem = self.graph.problem(name)
         facts = problem.facts or NONE
-        calls, size = 1, facts.parameter_bytes
+        calls, size = max(1, -(-facts.parameter_bytes // BUCKET)), facts.parameter_bytes
         if columns:
             calls, size = calls + 1, size + columns * facts.parameter_bytes
         if self.graph.settings.strategy == "zero" and not (tape or replay or columns):
