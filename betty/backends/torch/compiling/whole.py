@@ -10,6 +10,7 @@ from betty.backends.torch.compiling.losses import CompiledLoss
 from betty.backends.torch.compiling.products import Products
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.program import LiveProblem, Program
+from betty.ir.methods import PRODUCTS
 from betty.ir.plan import Plan, Update
 
 log = logging.getLogger("betty")
@@ -40,7 +41,12 @@ def compile_program(plan: Plan, program: Program) -> None:
     except RunError as error:
         log.warning("engine.compile: everything runs eagerly: %s", error)
         return
-    responding = {item.problem for step in plan for item in step.responses}
+    responding = {
+        item.problem
+        for step in plan
+        for item in step.responses
+        if item.method.product is not None and PRODUCTS[item.method.product.name].second_order
+    }
     updates = {step.problem: item for step in plan for item in step.instructions if isinstance(item, Update)}
     taped = {
         name
