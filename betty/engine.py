@@ -25,6 +25,7 @@ from betty.checking import Report
 from betty.classes.front import ClassFront
 from betty.classes.members import ClassMembers
 from betty.configs import EngineConfig
+from betty.detailed import detailed
 from betty.front import Front
 from betty.ir.compile import Compiled
 from betty.ir.diagnostics import BettyError, listing, nearest
@@ -85,6 +86,7 @@ class Engine(ClassMembers):
     ) -> None:
         found, self.config = _sorted_out(spec, config, problems)
         self.train_iters, self.valid_step = self.config.train_iters, self.config.valid_step
+        self._detailed: tuple[Compiled, Compiled] | None = None
         self._front: Front
         if isinstance(found, list):
             if overrides or trust:
@@ -145,8 +147,11 @@ class Engine(ClassMembers):
 
     @property
     def compiled(self) -> Compiled:
-        """Graph, plan and the graph after each pass."""
-        return self._front.compiled
+        """Graph, plan and the graph after each pass, with estimates of time and memory."""
+        compiled = self._front.compiled
+        if self._detailed is None or self._detailed[0] is not compiled:
+            self._detailed = compiled, detailed(compiled, self._program, self._front.running.random)
+        return self._detailed[1]
 
     @property
     def graph(self) -> Graph:
@@ -255,7 +260,7 @@ class Engine(ClassMembers):
             methods=None if methods is None else tuple(methods),
             progress=progress or (lambda text: None),
         )
-        return Report(check_program(self.graph, self._program, asked))
+        return Report(check_program(self._front.compiled.graph, self._program, asked))
 
     def save(self, path: str | Path) -> None:
         """Write the whole state into a file, whole or not at all, from which :meth:`restore` goes on bit for bit.
@@ -308,7 +313,15 @@ class Engine(ClassMembers):
             if out is not None or write
             else None
         )
-        run = Run(front=self._front, trainer=self._trainer, folder=folder, observers=observers, profile=profile)
+        plan = self.compiled if folder is not None or profile else self._front.compiled
+        run = Run(
+            front=self._front,
+            trainer=self._trainer,
+            folder=folder,
+            observers=observers,
+            profile=profile,
+            compiled=plan,
+        )
         return run.go(self.train_iters if iterations is None else iterations, self._begin)
 
     def resume(
@@ -338,6 +351,7 @@ class Engine(ClassMembers):
         path = self._alone(lambda: latest_run(Path("runs"), name) if folder is None else Path(folder), "resuming")
         self._trainer.executor.recorder.record()
         found = RunFolder(path)
+        plan = self.compiled  # before the data moves to where the run has stood
         history = go_back(self._trainer, found, self.to_spec(), anyway=anyway)
         run = Run(
             front=self._front,
@@ -345,6 +359,7 @@ class Engine(ClassMembers):
             folder=found,
             observers=observers,
             profile=profile,
+            compiled=plan,
             history=history,
         )
         return run.go(max(0, self.train_iters - self.iteration), self._begin)

@@ -13,6 +13,7 @@ from betty.backends.torch.profiler import Profiler
 from betty.backends.torch.rescue import Rescue
 from betty.backends.torch.trainer import Observer, Trainer
 from betty.front import Front, Running
+from betty.ir.compile import Compiled
 from betty.ir.explain import Measured, explain
 from betty.ir.plan import Exchange
 from betty.observers.checkpoints import Checkpoints, InMemory, numbered
@@ -41,6 +42,8 @@ class Run:
     folder: RunFolder | None = None
     observers: Sequence[Observer] = ()
     profile: bool = False
+    compiled: Compiled | None = None
+    """The plan as people read it; the one that is run where ``None``."""
     history: History = field(default_factory=History)
 
     def go(self, iterations: int, begin: Callable[[], None]) -> Result:
@@ -118,7 +121,7 @@ class Run:
         return found
 
     def _of_first(self, folder: RunFolder) -> list[Observer]:
-        compiled = self.front.compiled
+        compiled = self.compiled or self.front.compiled
         folder.write_plan(explain(compiled.plan, compiled.graph) + "\n")
         folder.write_spec(self.front.written())
         found = cast("list[Observer]", [JsonLines(folder.metrics)])
@@ -141,7 +144,7 @@ class Run:
             )
             for key, reading in profiler.readings.items()
         }
-        compiled = self.front.compiled
+        compiled = self.compiled or self.front.compiled
         return explain(compiled.plan, compiled.graph, measured, held)
 
 

@@ -100,7 +100,12 @@ class SpecFront:
         device = self.program.device
         # Loaders without a generator of their own draw their first order here, from the global one.
         with replaying(RandomState.seeded(self.spec.engine.seed, device), device):
-            facts = trace(self.program, answering=_answering(declared), solving=_solving(declared))
+            facts = trace(
+                self.program,
+                answering=_answering(declared),
+                solving=_solving(declared),
+                memory=self.spec.engine.memory is not None,
+            )
         traced = replace(declared, settings=replace(declared.settings, device=str(device)))
         traced = self._spread(traced.map(problem=lambda one: replace(one, facts=facts[one.name])))
         if wrong := [*check_trajectories(traced, self.program), *diagnose_methods(traced)]:

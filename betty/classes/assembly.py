@@ -159,7 +159,14 @@ class Assembler:
         solving = {edge.lower for edge in down if not edge.method or edge.method.second_order}
         with replaying(None, self.device):
             batch = stream.peek()
-        return facts(program, live, batch, forward=name in answering, graph=name in solving)
+        return facts(
+            program,
+            live,
+            batch,
+            forward=name in answering,
+            graph=name in solving,
+            memory=self.config.memory is not None,
+        )
 
 
 def _node(problem: Problem) -> Node:

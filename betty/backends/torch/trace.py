@@ -59,7 +59,9 @@ VECTOR_PRODUCTS = {
 """Operations that torch's counter leaves out."""
 
 
-def trace(program: Program, answering: Container[str] = (), solving: Container[str] = ()) -> dict[str, Facts]:
+def trace(
+    program: Program, answering: Container[str] = (), solving: Container[str] = (), *, memory: bool = False
+) -> dict[str, Facts]:
     """Facts by problem. What cannot be traced still has its parameters counted, and a note says why.
 
     The program is as before afterwards; a stream's next micro-batch is looked at and stays the next one.
@@ -68,6 +70,7 @@ def trace(program: Program, answering: Container[str] = (), solving: Container[s
         program: The live problems.
         answering: Problems for which forward mode is tried too: those whose responses may use it.
         solving: Problems for which the graph of the gradient is measured too.
+        memory: Whether the memory of derivatives is measured.
     """
     known: dict[Hashable, Facts] = {}
     found = {}
@@ -75,31 +78,39 @@ def trace(program: Program, answering: Container[str] = (), solving: Container[s
         batch = problem.stream.peek() if problem.stream is not None else None
         key = (_likeness(problem, batch), name in answering, name in solving)
         if key not in known:
-            known[key] = facts(program, problem, batch, forward=name in answering, graph=name in solving)
+            known[key] = facts(program, problem, batch, forward=name in answering, graph=name in solving, memory=memory)
         found[name] = known[key]
     return found
 
 
-def facts(program: Program, problem: LiveProblem, batch: Any, *, forward: bool = False, graph: bool = False) -> Facts:
+def facts(
+    program: Program,
+    problem: LiveProblem,
+    batch: Any,
+    *,
+    forward: bool = False,
+    graph: bool = False,
+    memory: bool = False,
+) -> Facts:
     """Facts about one problem, its loss evaluated on fake tensors of the shapes of ``batch``.
 
     A loss that asks for values, with ``.item()`` for instance, is evaluated on copies of the real tensors instead.
-    With ``forward`` it is tried whether the gradient can be differentiated in forward mode; with ``graph`` it is
-    measured what the gradient holds with its graph.
+    With ``forward`` it is tried whether the gradient can be differentiated in forward mode. With ``memory`` it is
+    measured what derivatives hold; with ``graph`` that of the gradient with its graph, too.
     """
     try:
         try:
             # Constants that a loss closes over are real tensors; they may meet the fake ones.
-            return _facts(program, problem, batch, (forward, graph), FakeTensorMode(allow_non_fake_inputs=True))
+            return _facts(program, problem, batch, (forward, graph, memory), FakeTensorMode(allow_non_fake_inputs=True))
         except DataDependentOutputException:
-            return _facts(program, problem, batch, (forward, graph), None)
+            return _facts(program, problem, batch, (forward, graph, memory), None)
     except Exception as error:  # any operation of a user's loss may have no fake kernel, or need real values
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         return counted(problem, note=f"{type(error).__name__}: {first}"[:200])
 
 
-Wanted = tuple[bool, bool]
-"""Whether forward mode is tried, and whether the graph of the gradient is measured."""
+Wanted = tuple[bool, bool, bool]
+"""Whether forward mode is tried, whether the graph of the gradient is measured, and whether memory is at all."""
 
 
 def _facts(program: Program, problem: LiveProblem, batch: Any, wanted: Wanted, mode: FakeTensorMode | None) -> Facts:
@@ -150,7 +161,7 @@ def _shape(item: Any) -> Any:
 
 
 def _measure(problem: LiveProblem, batch: Any, wanted: Wanted, mode: FakeTensorMode | None) -> dict[str, Any]:
-    forward_mode, graph = wanted
+    forward_mode, graph, memory = wanted
     objective = problem.objective
     places = [Places(module) for module in objective.modules.values()]
     fakes = [[_fake(mode, tensor) for tensor in place.tensors] for place in places]
@@ -170,7 +181,11 @@ def _measure(problem: LiveProblem, batch: Any, wanted: Wanted, mode: FakeTensorM
         fused = _twice(gradient, by)
         twice = fused or _twice_by_plain_kernels(objective, fake_batch, by)
         tangents = twice and (not forward_mode or _in_forward_mode(problem, fake_batch))
-        held = _footprint(problem, fake_batch, by, graph=graph and twice, tangents=forward_mode and tangents)
+        held = (
+            _footprint(problem, fake_batch, by, graph=graph and twice, tangents=forward_mode and tangents)
+            if memory
+            else {}
+        )
     return {
         **held,
         "batch_bytes": _bytes(tuple(item for item in tree_leaves(fake_batch) if isinstance(item, Tensor))),
