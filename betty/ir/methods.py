@@ -24,6 +24,8 @@ class Option:
     maximum: float | None = None
     optional: bool = False
     """Whether ``None`` is allowed, meaning that a pass or the executor chooses."""
+    choices: tuple[str, ...] = ()
+    """Of an option that is a word: the words that it may be."""
 
     @property
     def kind(self) -> type:
