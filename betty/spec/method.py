@@ -19,6 +19,7 @@ from betty.ir.methods import (
     complete,
     preset,
 )
+from betty.ir.valuations import VALUATIONS
 from betty.spec.issues import Issue, kind_of, one_of, shown, unknown_name
 
 FORMS = "a name, {name: ..., options}, or {inverse: ..., product: ...}"
@@ -96,6 +97,14 @@ def _preset_name_issues(name: Any, at: Field) -> Iterator[Issue]:
             expected=one_of(allowed),
             hint=f"method: {{inverse: identity, product: {name}}}",
         )
+    elif name in VALUATIONS and name not in PRESETS:
+        yield Issue(
+            code="unknown-method",
+            message=f"{name!r} values examples, and the upper has no example_weights",
+            at=at,
+            expected=one_of(allowed),
+            hint="example_weights: {} in the upper, in the place of its module or parameters",
+        )
     elif name not in allowed:
         message = f"{name!r} is not a hypergradient method"
         lead = "name: " if at else "method: "
@@ -117,7 +126,7 @@ def _preset_issues(value: Mapping[str, Any]) -> Iterator[Issue]:
     yield from wrong
     if not wrong:
         rest = {key: one for key, one in value.items() if key != "name"}
-        yield from _option_issues(f"method {name!r}", preset_options(name), rest, ())
+        yield from option_issues(f"method {name!r}", preset_options(name), rest, ())
 
 
 def _pair_issues(value: Mapping[str, Any]) -> Iterator[Issue]:
@@ -171,7 +180,7 @@ def _half_issues(half: str, table: Mapping[str, Declared], value: Any) -> Iterat
         yield _unknown_half(half, sorted(table), name, at)
     elif not isinstance(value, str):
         rest = {key: one for key, one in value.items() if key != "name"}
-        yield from _option_issues(f"{half} {name!r}", table[name].options, rest, (half,))
+        yield from option_issues(f"{half} {name!r}", table[name].options, rest, (half,))
 
 
 def _unknown_half(half: str, allowed: Sequence[str], name: str, at: Field) -> Issue:
@@ -182,7 +191,8 @@ def _unknown_half(half: str, allowed: Sequence[str], name: str, at: Field) -> Is
     return unknown_name("unknown-method", f"{name!r} is not a known {half}", name, allowed, at, f"{at[-1]}: ")
 
 
-def _option_issues(owner: str, options: Mapping[str, Option], given: Mapping[str, Any], at: Field) -> Iterator[Issue]:
+def option_issues(owner: str, options: Mapping[str, Option], given: Mapping[str, Any], at: Field) -> Iterator[Issue]:
+    """What is wrong with the options ``given`` to ``owner``, such as ``method 'cg'``, which takes ``options``."""
     for key, value in given.items():
         if key not in options:
             yield Issue(
@@ -194,7 +204,8 @@ def _option_issues(owner: str, options: Mapping[str, Option], given: Mapping[str
                 key=True,
             )
         elif wrong := _value_wrong(options[key], value):
-            yield Issue(code=wrong[0], message=wrong[1], at=(*at, key), expected=_allowed(options[key]))
+            near = nearest(value, options[key].choices) if isinstance(value, str) else ""
+            yield Issue(code=wrong[0], message=wrong[1], at=(*at, key), expected=_allowed(options[key]), hint=near)
 
 
 def _value_wrong(option: Option, value: Any) -> tuple[str, str] | None:
@@ -203,6 +214,8 @@ def _value_wrong(option: Option, value: Any) -> tuple[str, str] | None:
     fits = isinstance(value, int | float) if option.kind is float else isinstance(value, option.kind)
     if not fits or (isinstance(value, bool) and option.kind is not bool):
         return "wrong-type", f"found {shown(value)}"
+    if option.choices and value not in option.choices:
+        return "bad-choice", f"found {shown(value)}"
     if isinstance(value, int | float) and not isinstance(value, bool):
         below = option.minimum is not None and not value >= option.minimum
         above = option.maximum is not None and not value <= option.maximum
@@ -216,7 +229,7 @@ def _finite(value: float) -> bool:
 
 
 def _allowed(option: Option) -> str:
-    kind = kind_of(option.default)
+    kind = one_of(option.choices) if option.choices else kind_of(option.default)
     least = "" if option.minimum is None else f", at least {option.minimum:g}"
     most = "" if option.maximum is None else f", at most {option.maximum:g}"
     return f"{kind}{least}{most}: {option.help}"
