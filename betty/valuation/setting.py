@@ -9,6 +9,7 @@ from torch import nn
 from betty.backends.torch.influence.fallback import Fallback
 from betty.backends.torch.influence.recording import Recorder
 from betty.backends.torch.influence.task import Task
+from betty.ir.diagnostics import BettyError
 from betty.valuation.passes import Sweep
 
 
@@ -21,3 +22,27 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if inner is None:
             return model
         model = inner
+
+
+def sweep_of(
+    model: nn.Module,
+    task: Task,
+    layers: Sequence[str | type[nn.Module]] | None,
+    precision: str,
+    *,
+    tokens: bool,
+    seed: int,
+) -> Sweep:
+    """Hooks on the layers of a model, and a fallback for parameters that they do not cover.
+
+    Raises:
+        BettyError: ``layers`` names nothing that there is, or nothing is trained.
+    """
+    recorder = Recorder(model, layers, tokens=tokens)
+    fallback = Fallback(model, recorder.lone) if recorder.lone and not tokens else None
+    if tokens:
+        recorder.left_out.update({name: "no hook tells its tokens apart" for name in recorder.lone})
+    units = (*recorder.units, *(fallback.units if fallback else ()))
+    if not units:
+        raise BettyError("the model has no trainable parameter that could be valued")
+    return Sweep(model, task, recorder, fallback, units, precision, tokens, seed)

@@ -1,0 +1,1 @@
+"""Influence functions: per-example gradients, where they are stored, and the curvature between them."""

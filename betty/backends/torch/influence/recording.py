@@ -1,0 +1,199 @@
+"""Per-example gradients by hooks: what a layer reads, and what its output is differentiated by."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from betty.backends.torch.influence.layers import Kind, kind_of, matrix_shape
+from betty.backends.torch.influence.units import Gradients, Outer, Unit
+from betty.ir.diagnostics import BettyError, listing, nearest
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+class Recorder:
+    """Hooks on a model's layers, from which the gradients of single examples come.
+
+    They are right where the examples of a batch do not meet in the model, other than in its loss; and after a backward
+    pass of the *sum* of their losses.
+
+    Args:
+        model: The model.
+        layers: Names, patterns (``blocks.*``) or types of layers; all by default.
+        tokens: Whether every position of a sequence is an example of its own.
+
+    Attributes:
+        units: What is recorded, in the order of the model's parameters.
+        lone: Qualified names of trainable parameters that no hook covers.
+        left_out: Parameters that take no part, and why.
+
+    Raises:
+        BettyError: ``layers`` names nothing that there is.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[str | type[nn.Module]] | None = None, *, tokens: bool = False
+    ) -> None:
+        self.model, self.tokens = model, tokens
+        self._hooked: dict[nn.Module, tuple[Unit, Kind, bool]] = {}
+        self._outers: dict[str, list[Outer]] = {}
+        self._vectors: dict[str, Tensor] = {}
+        self.left_out: dict[str, str] = {}
+        chosen = _chosen(model, layers)
+        self.units, self.lone = self._assigned(chosen)
+
+    def _assigned(self, chosen: Mapping[str, nn.Module]) -> tuple[tuple[Unit, ...], tuple[str, ...]]:
+        units: dict[int, Unit] = {}
+        hooked: dict[nn.Module, tuple[int, Kind, bool]] = {}
+        torn: set[int] = set()
+        names = {id(leaf): name for name, leaf in self.model.named_parameters()}
+        for path, layer in chosen.items():
+            kind = kind_of(layer)
+            own = dict(layer.named_parameters(recurse=False))
+            weight = own.get("weight")
+            if kind is None or weight is None or not all(leaf.requires_grad for leaf in own.values()):
+                continue
+            if id(weight) not in units:
+                units[id(weight)] = _unit(path, layer, kind, [names[id(leaf)] for leaf in own.values()], own)
+            elif "bias" in own and len(units[id(weight)].parameters) == 1:  # tied to a layer that has none
+                units[id(weight)] = _with_bias(units[id(weight)], names[id(own["bias"])], own["bias"])
+            if "bias" in own and names[id(own["bias"])] not in units[id(weight)].parameters:
+                torn.add(id(weight))  # tied weights with a bias each
+            hooked[layer] = id(weight), kind, "bias" in own
+        for weight_id in torn:
+            del units[weight_id]
+        self._hooked = {
+            layer: (units[one], kind, biased) for layer, (one, kind, biased) in hooked.items() if one in units
+        }
+        covered = {name for unit in units.values() for name in unit.parameters}
+        taken = {names[id(leaf)] for layer in chosen.values() for leaf in layer.parameters(recurse=False)}
+        lone = []
+        for name, leaf in self.model.named_parameters():
+            if not leaf.requires_grad:
+                self.left_out[name] = "it is not trained"
+            elif name not in taken:
+                self.left_out[name] = "its layer is not among those that are chosen"
+            elif name not in covered:
+                lone.append(name)
+        order = {name: place for place, name in enumerate(names.values())}
+        return tuple(sorted(units.values(), key=lambda unit: order[unit.parameters[0]])), tuple(lone)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record what passes through the layers within; nothing from before is left."""
+        self._outers, self._vectors = {}, {}
+        handles = [layer.register_forward_hook(self._forward, with_kwargs=True) for layer in self._hooked]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Differentiate outputs only: no parameter's ``grad`` is computed, and none is touched."""
+        asked = [leaf for leaf in self.model.parameters() if leaf.requires_grad]
+        try:
+            for leaf in asked:
+                leaf.requires_grad_(False)
+            yield
+        finally:
+            for leaf in asked:
+                leaf.requires_grad_(True)
+
+    def _forward(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+        if not torch.is_grad_enabled():
+            return None
+        given = args[0] if args else kwargs["input"]
+        changed = None
+        if not output.requires_grad:
+            # A copy, as a layer after it may write in place.
+            output = changed = output.detach().requires_grad_().clone()
+        output.register_hook(partial(self._backward, layer, given.detach()))
+        return changed
+
+    @torch.no_grad()
+    def _backward(self, layer: nn.Module, given: Tensor, slope: Tensor) -> None:
+        unit, kind, biased = self._hooked[layer]
+        if given.is_floating_point() and given.dtype in HALF:
+            given = given.float()
+        slope = slope.float() if slope.dtype in HALF else slope
+        if given.is_floating_point() and given.dtype != slope.dtype:
+            given = given.to(slope.dtype)
+        if self.tokens and given.dim() > (2 if not isinstance(layer, nn.Embedding) else 1):
+            given, slope = given.flatten(0, 1), slope.flatten(0, 1)
+        found = kind.use(layer, given, slope)
+        if isinstance(found, Outer):
+            if unit.biased:
+                ones = found.right.new_full((*found.right.shape[:2], 1), float(biased))
+                found = Outer(found.left, torch.cat([found.right, ones], 2), found.rows)
+            self._outers.setdefault(unit.name, []).append(found)
+        else:
+            known = self._vectors.get(unit.name)
+            self._vectors[unit.name] = found if known is None else known + found
+
+    def take(self, count: int | None = None) -> Gradients:
+        """What the backward pass has brought, for ``count`` examples.
+
+        Raises:
+            BettyError: There was no backward pass, or not of so many examples.
+        """
+        sizes = {len(outer.right) for found in self._outers.values() for outer in found}
+        sizes |= {len(found) for found in self._vectors.values()}
+        if not sizes and self.units:
+            raise BettyError("no gradient has reached a layer: expected a backward pass of the sum of the losses")
+        asked = count if count is not None else max(sizes, default=0)
+        if sizes - {asked}:
+            raise BettyError(f"{asked} examples, and layers that have seen {listing([str(one) for one in sizes])}")
+        taken = Gradients(asked, dict(self._outers), dict(self._vectors))
+        self._outers, self._vectors = {}, {}
+        return taken
+
+
+def _unit(path: str, layer: nn.Module, kind: Kind, names: Sequence[str], own: Mapping[str, Tensor]) -> Unit:
+    shapes = tuple(tuple(leaf.shape) for leaf in own.values())
+    if not kind.matrix:
+        return Unit(path, tuple(names), shapes, 1, sum(leaf.numel() for leaf in own.values()), False)
+    rows, columns = matrix_shape(layer, kind, own["weight"])
+    return Unit(path, tuple(names), shapes, rows, columns + ("bias" in own), True, kind.transposed)
+
+
+def _with_bias(unit: Unit, name: str, bias: Tensor) -> Unit:
+    return replace(
+        unit,
+        parameters=(*unit.parameters, name),
+        shapes=(*unit.shapes, tuple(bias.shape)),
+        columns=unit.columns + 1,
+    )
+
+
+def _chosen(model: nn.Module, layers: Sequence[str | type[nn.Module]] | None) -> dict[str, nn.Module]:
+    """Modules that have parameters of their own and are asked for, by their paths."""
+    every = {
+        path: layer for path, layer in model.named_modules() if next(layer.parameters(recurse=False), None) is not None
+    }
+    if layers is None:
+        return every
+    found: dict[str, nn.Module] = {}
+    for asked in [layers] if isinstance(layers, str) else layers:
+        if isinstance(asked, str):
+            fits = {p: m for p, m in every.items() if fnmatch.fnmatchcase(p, asked) or p.startswith(f"{asked}.")}
+        else:
+            fits = {p: m for p, m in every.items() if isinstance(m, asked)}
+        if not fits:
+            name = asked if isinstance(asked, str) else asked.__name__
+            near = nearest(name, list(every))
+            raise BettyError(
+                f"layers: there is no layer {name!r} with parameters: expected one of {listing(list(every))}"
+                + (f" (did you mean {near!r}?)" if near else "")
+            )
+        found |= fits
+    return {path: layer for path, layer in every.items() if path in found}
