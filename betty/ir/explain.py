@@ -10,6 +10,8 @@ from betty.ir.graph import SINGLE, Edge, Graph
 from betty.ir.holding import peak_lines
 from betty.ir.plan import Differentiate, Draw, Estimate, Exchange, Instruction, Plan, Respond, Step, Update
 from betty.ir.quantities import amount, both, bytes_text, flops_text, plural, time_text
+from betty.ir.rows import Row, aligned, because
+from betty.ir.telling import valuing_lines, valuing_rows
 
 __all__ = ["Measured", "Measurements", "amount", "bytes_text", "explain"]
 
@@ -40,23 +42,6 @@ MET_HEAD = ("collectives",)
 MEASURED_HEAD = ("time", "peak", "share")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of the table."""
-
-    who: str
-    when: str = ""
-    what: str = ""
-    size: str = ""
-    cost: tuple[str, str] = ("", "")
-    met: tuple[str, ...] = ()
-    measured: tuple[str, ...] = ()
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        return self.who, self.when, self.what, self.size, *self.cost, *self.met, *self.measured
-
-
 def explain(
     plan: Plan, graph: Graph | None = None, measured: Measurements | None = None, held: int | None = None
 ) -> str:
@@ -74,12 +59,18 @@ def explain(
         measured: Adds, for every instruction, the mean time, the peak memory and the share of all measured time.
     """
     table = _Table(plan, graph, measured)
-    head, tail = [_title(plan), f"repeat {plan.iterations}"], [*_unused(plan, graph), *peak_lines(plan, held)]
-    return "\n".join([*head, *_aligned(table.rows()), *tail])
+    repeat = f"repeat {plan.iterations}" + (", then log and score" if plan.then is not None else "")
+    head, tail = [_title(plan), repeat], [*_unused(plan, graph), *valuing_lines(plan), *peak_lines(plan, held)]
+    return "\n".join([*head, *aligned(table.rows()), *tail])
 
 
 def _title(plan: Plan) -> str:
-    parts = [plural(len(plan.steps), "problem"), plural(plan.edges, "edge"), plan.precision, plan.device]
+    parts = [
+        plural(len(plan.steps) + (plan.then is not None), "problem"),
+        plural(plan.edges, "edge"),
+        plan.precision,
+        plan.device,
+    ]
     parts += [plan.strategy] if plan.strategy != SINGLE else []
     parts += [COMPILED.get(plan.compile, f"compiled ({plan.compile})")] if plan.compile else []
     return f"plan {_shown(plan.name)}   {' · '.join(parts)}"
@@ -111,7 +102,7 @@ class _Table:
             yield Row(
                 who=_shown(step.problem),
                 when=_when(step),
-                what=f"{_chain(step)}{self._again(step)}",
+                what=f"{_chain(step, apart=self.plan.then is not None)}{self._again(step)}",
                 size=self._size(step.problem),
                 cost=_total(step.instructions),
                 met=self._met(*step.instructions),
@@ -123,6 +114,8 @@ class _Table:
                 yield Row(who="  after", when=_shown(lower), what=f"has taken {plural(least, 'micro-batch')}").cells
             for index, item in enumerate(step.instructions):
                 yield from (row.cells for row in self._instruction(step, item, self._one(step, index)))
+        if self.plan.then is not None:
+            yield from (row.cells for row in valuing_rows(self.plan.then, self.units))
 
     @property
     def together(self) -> bool:
@@ -156,9 +149,7 @@ class _Table:
             method = item.method.brief()
             met = self._met(item)
             yield Row(who="  respond", when=_shown(item.slot), what=method, cost=cost, met=met, measured=measured)
-            for index, reason in enumerate(item.reason.split("; runner-up ")):
-                if reason:
-                    yield Row(who="", what=f"({'auto' if index == 0 else 'runner-up'}: {reason})")
+            yield from because(item.reason)
             if item.method.second_order and self._plain(item.problem):
                 yield Row(who="", what="(attention and recurrent layers by plain kernels, which can be differentiated)")
             yield Row(who="  into", when=", ".join(_shown(slot or read) for read, slot in item.into))
@@ -218,9 +209,10 @@ def _when(step: Step) -> str:
     return "every step" if step.period == 1 else f"every {step.period:,}"
 
 
-def _chain(step: Step) -> str:
-    """``batch -> loss -> hypergradient -> Adam``."""
-    chain = " -> ".join(["batch", "loss", "hypergradient" if step.responses else "backward"])
+def _chain(step: Step, apart: bool) -> str:
+    """``batch -> loss -> hypergradient -> Adam``; of losses that are ``apart``, one for each example, the mean."""
+    loss = ["losses", "mean"] if apart else ["loss"]
+    chain = " -> ".join(["batch", *loss, "hypergradient" if step.responses else "backward"])
     update = next((item for item in step.instructions if isinstance(item, Update)), None)
     if update is None:
         return f"{chain}, never updated"
@@ -273,18 +265,6 @@ def _total(items: tuple[Instruction, ...]) -> tuple[str, str]:
 
 def _cost(estimate: Estimate | None) -> tuple[str, str]:
     return (flops_text(estimate.flops), bytes_text(estimate.bytes)) if estimate else (UNKNOWN, UNKNOWN)
-
-
-def _aligned(rows: Iterator[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as what stands in them; what ends its row may run over."""
-    table = list(rows)
-    widths = [0] * len(table[0])
-    for row in table:
-        last = max((column for column, cell in enumerate(row) if cell), default=0)
-        for column, cell in enumerate(row[:last]):
-            widths[column] = max(widths[column], len(cell))
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in table)
-    return [f"  {line}".rstrip() for line in lines]
 
 
 def _unused(plan: Plan, graph: Graph | None) -> Iterator[str]:

@@ -14,7 +14,8 @@ from typing import Any
 import networkx as nx
 
 from betty.ir.methods import Method
-from betty.ir.records import Facts, Flow
+from betty.ir.records import Facts, Flow, Weights
+from betty.ir.valuations import ValuationMethod
 
 SINGLE = "single"
 """The strategy of a program that one process trains."""
@@ -38,6 +39,7 @@ class Problem:
         gradient_clipping: Largest norm of the gradient, or ``None``.
         recomputes: Whether activations are computed again in the backward pass.
         facts: What a trace found; ``None`` before or without one.
+        weights: Of a problem that is one weight for each example of its lower, and never trained; ``None`` for others.
         level: Longest chain of lowers below it; set by the pass ``levels``.
         period: Iterations between two of its steps; set by the pass ``schedule``.
     """
@@ -54,6 +56,7 @@ class Problem:
     gradient_clipping: float | None = None
     recomputes: bool = False
     facts: Facts | None = None
+    weights: Weights | None = None
     level: int | None = None
     period: int | None = None
 
@@ -67,6 +70,7 @@ class Edge:
         lower: Name of the lower problem.
         flow: ``down``, ``up`` or ``both``.
         method: How the lower's response is approximated; ``None`` asks the pass ``methods`` to choose.
+        valuation: How examples are valued, where the upper is their weights; ``method`` is ``None`` then.
         reason: Why that method was chosen; empty where the user chose it.
     """
 
@@ -74,6 +78,7 @@ class Edge:
     lower: str
     flow: Flow = Flow.BOTH
     method: Method | None = None
+    valuation: ValuationMethod | None = None
     reason: str = ""
 
     @property
@@ -194,6 +199,18 @@ class Graph:
     def readers(self, name: str) -> tuple[str, ...]:
         """Other problems whose losses read the parameters of ``name``."""
         return self._readers[name]
+
+    @cached_property
+    def valued(self) -> Edge | None:
+        """The edge to an upper of example weights; ``None`` in a program that trains all its problems."""
+        return next((edge for edge in self.edges if self.problem(edge.upper).weights is not None), None)
+
+    @property
+    def trained(self) -> Graph:
+        """The graph without example weights; the same object where there are none."""
+        weights = {problem.name for problem in self.problems if problem.weights is not None}
+        kept = (edge for edge in self.edges if edge.upper not in weights and edge.lower not in weights)
+        return self.with_parts((one for one in self.problems if one.name not in weights), kept)
 
     @property
     def leaves(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from betty.ir.methods import Method
+from betty.ir.valuations import ValuationMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,62 @@ class Update(Instruction):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fit(Instruction):
+    """Gather the statistics of ``method`` over the training examples of ``problem``, in so many ``passes``.
+
+    A pass is the forward and backward pass of every example.
+    """
+
+    problem: str
+    method: ValuationMethod
+    passes: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log(Instruction):
+    """Store the gradient of the loss of every training example of ``problem``.
+
+    Args:
+        problem: Whose examples.
+        method: In which form.
+        edge: To their weights.
+        reason: Why the method was chosen; empty where the user chose it.
+        passes: Over the training examples.
+        examples: How many there are; 0 where not known, as below.
+        size: Numbers stored for each example.
+        dtype: Of the store.
+        stored: Bytes of the store.
+    """
+
+    problem: str
+    method: ValuationMethod
+    edge: str = ""
+    reason: str = ""
+    passes: float = 1.0
+    examples: int = 0
+    size: int = 0
+    dtype: str = "fp32"
+    stored: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Instruction):
+    """Take the gradients of queries, let ``method`` answer them and multiply them with the store.
+
+    Args:
+        problem: Whose examples are scored.
+        method: How queries are answered.
+        queries: How many there are in the program's own data; 0 where not known.
+        passes: Over the training examples, for each query.
+    """
+
+    problem: str
+    method: ValuationMethod
+    queries: int = 0
+    passes: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """What one step of a problem does.
 
@@ -154,7 +211,11 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The whole program as the executor runs it: ``iterations`` times every step whose turn it is, in order."""
+    """The whole program as the executor runs it: ``iterations`` times every step whose turn it is, in order.
+
+    ``then`` is what is done once, after the last iteration: gradients are logged and scored, where the program values
+    examples.
+    """
 
     name: str
     iterations: int = 1
@@ -169,6 +230,7 @@ class Plan:
     edges: int = 0
     compile: str = ""
     steps: tuple[Step, ...] = ()
+    then: Step | None = None
     peak: Peak | None = None
 
     def step(self, problem: str) -> Step:

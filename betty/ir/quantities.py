@@ -39,8 +39,9 @@ def time_text(seconds: float) -> str:
 
 
 def plural(count: int, word: str) -> str:
-    ending = "es" if word.endswith("ch") else "s"
-    return f"{count:,} {word}" + ("" if count == 1 else ending)
+    if count != 1:
+        word = f"{word[:-1]}ies" if word.endswith("y") else f"{word}{'es' if word.endswith('ch') else 's'}"
+    return f"{count:,} {word}"
 
 
 def both(names: list[str]) -> str:

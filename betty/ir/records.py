@@ -119,3 +119,26 @@ class Facts:
     @property
     def step_flops(self) -> int:
         return self.forward_flops + self.backward_flops
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What is known of an upper that has one weight, one, for each training example of the problem below it.
+
+    Args:
+        likelihood: ``categorical``, ``gaussian`` or ``bernoulli``; empty where the loss is of no known kind.
+        dtype: Of the stored gradients: ``fp32``, ``bf16``, ``int8`` or ``fp64``.
+        tokens: Whether every token of a sequence is an example of its own.
+        examples: Training examples; 0 where not known, as below.
+        batch: Of them, those in a micro-batch.
+        queries: Examples whose loss is asked about.
+        layers: Shapes of the gradients that are valued, layer by layer: rows and columns, or a length alone.
+    """
+
+    likelihood: str = ""
+    dtype: str = "fp32"
+    tokens: bool = False
+    examples: int = 0
+    batch: int = 0
+    queries: int = 0
+    layers: tuple[tuple[int, ...], ...] = ()

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 from betty.ir.diagnostics import BettyError, Diagnostic, listing, nearest
 from betty.ir.methods import INVERSES, PRODUCTS, UNPAIRED, Declared, Method, Option, complete
 from betty.ir.records import Call, Flow, Value
+from betty.ir.valuations import VALUATIONS, ValuationMethod
 
 T = TypeVar("T")
 
@@ -140,6 +141,10 @@ class Cursor:
         self.expect("+")
         return Method(solver=solver, product=self._call(PRODUCTS, "a product"))
 
+    def valuation(self) -> ValuationMethod:
+        """``logra(rank=16)``; options that are left out take their defaults."""
+        return ValuationMethod(solver=self._call(VALUATIONS, "a valuation method"))
+
     def _call(self, table: Mapping[str, Declared], role: str) -> Call:
         name = self.keyword(tuple(table), role)
         declared = table[name]
@@ -155,6 +160,12 @@ class Cursor:
 
     def _option(self, option: Option) -> Value:
         kinds = {float: (float, int), type(None): (bool, int, float, str)}.get(option.kind, (option.kind,))
+        if option.choices:
+            start, word = self.mark(), str(self.typed("a quoted word", str))
+            if word not in option.choices:
+                self.position = start
+                self.reject(word, option.choices, "a choice")
+            return word
         value: Value = self.typed(f"a value of type {option.kind.__name__}", *kinds, *([type(None)] * option.optional))
         return value
 
@@ -201,3 +212,9 @@ COUNTS = Kind(
 )
 FLOW = Kind(str, lambda cursor: Flow(cursor.keyword(tuple(Flow), "a flow")))
 METHOD = Kind(Method.to_text, Cursor.method)
+VALUATION = Kind(ValuationMethod.to_text, Cursor.valuation)
+SHAPES = Kind(
+    _write_many(lambda shape: json.dumps(list(shape))),
+    lambda cursor: cursor.many(lambda one: one.many(WHOLE.read)),
+)
+"""``[[64, 17], [10]]``"""

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from betty.ir.graph import Edge, Graph, Problem
-from betty.ir.plan import Instruction, Plan
+from betty.ir.plan import Instruction, Plan, Step
 from betty.ir.records import Call
 
 
@@ -35,7 +35,13 @@ def summary(plan: Plan, graph: Graph) -> dict[str, Any]:
             }
             for step in plan
         ],
+        "then": _then(plan.then) if plan.then is not None else None,
     }
+
+
+def _then(step: Step) -> dict[str, Any]:
+    """What is done once, after the last iteration."""
+    return {"problem": step.problem, "instructions": [_instruction(item) for item in step.instructions]}
 
 
 def _problem(problem: Problem) -> dict[str, Any]:
@@ -46,14 +52,15 @@ def _problem(problem: Problem) -> dict[str, Any]:
 
 
 def _edge(edge: Edge) -> dict[str, Any]:
-    method = edge.method
+    product = edge.method.product if edge.method is not None else None
+    method = edge.method or edge.valuation
     return {
         "upper": edge.upper,
         "lower": edge.lower,
         "flow": edge.flow.value,
         "method": method.to_text() if method else None,
         "solver": _call(method.solver) if method else None,
-        "product": _call(method.product) if method and method.product else None,
+        "product": _call(product) if product else None,
         "chosen": "auto" if edge.reason else "spec",
         "reason": edge.reason,
     }

@@ -15,8 +15,22 @@ from typing import Any
 
 from betty.ir.diagnostics import BettyError, GraphError, PlanError
 from betty.ir.graph import Edge, Graph, Problem, Settings
-from betty.ir.plan import Differentiate, Draw, Estimate, Exchange, Instruction, Peak, Plan, Respond, Step, Update
-from betty.ir.records import Facts
+from betty.ir.plan import (
+    Differentiate,
+    Draw,
+    Estimate,
+    Exchange,
+    Fit,
+    Instruction,
+    Log,
+    Peak,
+    Plan,
+    Respond,
+    Score,
+    Step,
+    Update,
+)
+from betty.ir.records import Facts, Weights
 from betty.ir.scan import (
     COUNTS,
     FLAG,
@@ -26,7 +40,9 @@ from betty.ir.scan import (
     NAMES,
     NUMBER,
     PAIRS,
+    SHAPES,
     TEXT,
+    VALUATION,
     WHOLE,
     Cursor,
     Kind,
@@ -80,8 +96,18 @@ FACTS: Table = {
     "plain": FLAG,
     "note": TEXT,
 }
+WEIGHTS: Table = {
+    "likelihood": TEXT,
+    "dtype": TEXT,
+    "tokens": FLAG,
+    "examples": WHOLE,
+    "batch": WHOLE,
+    "queries": WHOLE,
+    "layers": SHAPES,
+}
 PEAK: Table = {"fixed": WHOLE, "kept": WHOLE, "step": WHOLE, "problem": TEXT, "op": TEXT}
-EDGE: Table = {"flow": FLOW, "method": METHOD, "reason": TEXT}
+EDGE: Table = {"flow": FLOW, "method": METHOD, "valuation": VALUATION, "reason": TEXT}
+METHODS: Table = {key: kind for key, kind in EDGE.items() if key != "flow"}
 PLAN: Table = {**SETTINGS, "edges": WHOLE}
 SPREAD: Table = {key: CHOICES[key] for key in ("strategy", "reason", "memory", "compile")}
 STEP: Table = {"period": WHOLE, "level": WHOLE, "after": COUNTS, "ahead": WHOLE, "answered_by": NAMES}
@@ -95,7 +121,24 @@ INSTRUCTIONS: Mapping[str, tuple[type[Instruction], Table]] = {
         Update,
         {"optimizer": TEXT, "every": WHOLE, "tape": WHOLE, "replay": WHOLE, "tangents": NAMES, "remember": FLAG},
     ),
+    "fit": (Fit, {"method": VALUATION, "passes": NUMBER}),
+    "log": (
+        Log,
+        {
+            "method": VALUATION,
+            "edge": TEXT,
+            "reason": TEXT,
+            "passes": NUMBER,
+            "examples": WHOLE,
+            "size": WHOLE,
+            "dtype": TEXT,
+            "stored": WHOLE,
+        },
+    ),
+    "score": (Score, {"method": VALUATION, "queries": WHOLE, "passes": NUMBER}),
 }
+ABOUT = (Respond, Fit, Log, Score)
+"""Instructions that name a problem."""
 
 
 def graph_to_text(graph: Graph) -> str:
@@ -106,9 +149,11 @@ def graph_to_text(graph: Graph) -> str:
         lines.append(_line("  problem", write_name(problem.name), _write(problem, PROBLEM)))
         if problem.facts is not None:
             lines.append(_line("    facts", _write(problem.facts, FACTS)))
+        if problem.weights is not None:
+            lines.append(_line("    weights", _write(problem.weights, WEIGHTS)))
     for edge in graph.edges:
         ends = f"{write_name(edge.upper)} -> {write_name(edge.lower)}"
-        lines.append(_line("  edge", ends, f"flow={edge.flow}", _write(edge, {"method": METHOD, "reason": TEXT})))
+        lines.append(_line("  edge", ends, f"flow={edge.flow}", _write(edge, METHODS)))
     return "\n".join(lines) + "\n"
 
 
@@ -120,13 +165,16 @@ def plan_to_text(plan: Plan) -> str:
         chosen = {key: kind for key, kind in STEP.items() if key not in ("period", "level")}
         lines.append(_line("  step", write_name(step.problem), always, _write(step, chosen)))
         lines += [f"    %{index} = {_instruction_text(item)}" for index, item in enumerate(step.instructions)]
+    if plan.then is not None:
+        lines.append(_line("  then", write_name(plan.then.problem), _write(plan.then, STEP)))
+        lines += [f"    %{index} = {_instruction_text(item)}" for index, item in enumerate(plan.then.instructions)]
     if plan.peak is not None:
         lines.append(_line("  peak", _write(plan.peak, PEAK, everything=True)))
     return "\n".join(lines) + "\n"
 
 
 def _instruction_text(item: Instruction) -> str:
-    subject = write_name(item.problem) if isinstance(item, Respond) else ""
+    subject = write_name(item.problem) if isinstance(item, ABOUT) else ""
     estimate = _write(item.estimate, ESTIMATE, everything=True) if item.estimate is not None else ""
     met = f"collectives={item.exchange.calls} exchanged={item.exchange.bytes}" if item.exchange is not None else ""
     return _line(item.op, subject, _write(item, INSTRUCTIONS[item.op][1]), estimate, met)
@@ -155,13 +203,18 @@ def parse_graph(text: str) -> Graph:
     problems: dict[str, Problem] = {}
     edges: dict[tuple[str, str], Edge] = {}
     for cursor in lines:
-        match cursor.keyword(("problem", "facts", "edge"), "a line of a graph"):
+        match cursor.keyword(("problem", "facts", "weights", "edge"), "a line of a graph"):
             case "problem":
                 problem = _problem(cursor, problems)
                 problems[problem.name] = problem
             case "facts":
                 last = _last(problems, cursor, "a problem before its facts")
                 problems[last] = replace(problems[last], facts=Facts(**_read(cursor, FACTS, "a fact")))
+            case "weights":
+                last = _last(problems, cursor, "a problem before its weights")
+                problems[last] = replace(
+                    problems[last], weights=Weights(**_read(cursor, WEIGHTS, "a field of weights"))
+                )
             case _:
                 edge = _edge(cursor, problems, edges)
                 edges[edge.upper, edge.lower] = edge
@@ -202,20 +255,24 @@ def parse_plan(text: str) -> Plan:
     name, settings = _head(lines, "plan", {**PLAN, **SPREAD}, PlanError)
     steps: dict[str, Step] = {}
     peak: Peak | None = None
+    then: str | None = None
     for cursor in lines:
         if cursor.accept("%"):
             last = _last(steps, cursor, "a step before its instructions")
             done = steps[last].instructions
             steps[last] = replace(steps[last], instructions=(*done, _instruction(cursor, len(done))))
         else:
-            if cursor.keyword(("step", "peak"), "a line of a plan") == "peak":
+            line = cursor.keyword(("step", "then", "peak"), "a line of a plan")
+            if line == "peak":
                 peak = Peak(**_read(cursor, PEAK, "a field of a peak"))
                 continue
             step = Step(problem=cursor.name(), **_read(cursor, STEP, "a field of a step"))
             if step.problem in steps:
                 cursor.fail(f"a second step of {step.problem!r}", expected="one step for each problem")
             steps[step.problem] = step
-    return Plan(name=name, steps=tuple(steps.values()), peak=peak, **settings)
+            then = step.problem if line == "then" else then
+    last_step = None if then is None else steps.pop(then)
+    return Plan(name=name, steps=tuple(steps.values()), then=last_step, peak=peak, **settings)
 
 
 def _instruction(cursor: Cursor, index: int) -> Instruction:
@@ -224,7 +281,7 @@ def _instruction(cursor: Cursor, index: int) -> Instruction:
     cursor.expect("=")
     op = cursor.keyword(tuple(INSTRUCTIONS), "an instruction")
     kind, table = INSTRUCTIONS[op]
-    values: dict[str, Any] = {"problem": cursor.name()} if kind is Respond else {}
+    values: dict[str, Any] = {"problem": cursor.name()} if kind in ABOUT else {}
     values |= _read(cursor, {**table, **ESTIMATE, **EXCHANGE}, f"a field of {op}")
     exchange = [values.pop(key) for key in EXCHANGE if key in values]
     met = Exchange(**dict(zip(("calls", "bytes"), exchange, strict=False))) if exchange else None

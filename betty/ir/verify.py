@@ -34,7 +34,7 @@ def scheduled(graph: Graph) -> Iterator[str]:
 
 def resolved(graph: Graph) -> Iterator[str]:
     for edge in graph.edges:
-        if edge.method is None:
+        if edge.method is None and edge.valuation is None:
             yield f"edge {edge.name} has no method"
 
 

@@ -56,7 +56,9 @@ def arrows(graph: Graph, edge: Edge) -> tuple[Arrow, ...]:
 
 def edge_lines(graph: Graph, edge: Edge) -> tuple[str, ...]:
     """The method of the lower's response and how many lower updates go with one upper update."""
-    chosen = " (auto)" if edge.reason and edge.method else ""
+    chosen = " (auto)" if edge.reason and (edge.method or edge.valuation) else ""
+    if edge.valuation is not None:
+        return (edge.valuation.brief() + chosen, "logs and scores")
     unroll = graph.problem(edge.lower).unroll
     return (method_text(edge.method) + chosen, *((f"unroll {unroll}",) if unroll != 1 else ()))
 
@@ -74,10 +76,15 @@ def method_text(method: Method | None) -> str:
 def edge_tooltip(graph: Graph, edge: Edge, flow: Flow) -> str:
     down = f"down: the loss of {edge.lower} reads the parameters of {edge.upper}"
     up = f"up: the loss of {edge.upper} reads the solution of {edge.lower}"
+    if graph.problem(edge.upper).weights is not None:
+        down = f"down: the losses of the examples of {edge.lower} are weighted, each by one"
     rows = [down if flow is Flow.DOWN else up]
-    rows.append(f"method: {edge.method.to_text() if edge.method else 'auto'}")
+    method = edge.method or edge.valuation
+    rows.append(f"method: {method.to_text() if method else 'auto'}")
     if edge.reason:
         rows.append(f"chosen automatically: {edge.reason}")
+    if edge.valuation is not None:
+        return clean("\n".join(rows))
     rows.append(f"unroll: {graph.problem(edge.lower).unroll}")
     return clean("\n".join(rows))
 
@@ -89,7 +96,12 @@ def node_details(problem: Problem) -> tuple[str, ...]:
         problem.precision if problem.precision != "fp32" else "",
         f"{problem.accumulation} micro-batches per update" if problem.accumulation != 1 else "",
     )
-    rows = ((level, problem.optimizer), (size_text(problem.facts),), unusual)
+    weights = problem.weights
+    size = size_text(problem.facts)
+    if weights is not None:
+        size = f"{weights.examples:,} examples" if weights.examples else "one for each example"
+    kind = "example weights" if weights is not None else problem.optimizer
+    rows = ((level, kind), (size,), unusual)
     return tuple(clean(" · ".join(filter(None, row))) for row in rows if any(row))
 
 
@@ -99,10 +111,17 @@ def node_tooltip(problem: Problem) -> str:
         f"loss: {problem.loss}" if problem.loss else "",
         f"reads: {', '.join(problem.reads)}" if problem.reads else "",
         f"parameters: {problem.facts.parameters:,}" if size_text(problem.facts) and problem.facts else "",
-        f"steps every {problem.period} iterations" if problem.period and problem.period > 1 else "",
+        _turn(problem),
         f"warm-up: {problem.warm_up} micro-batches" if problem.warm_up else "",
     )
     return clean("\n".join(filter(None, rows)))
+
+
+def _turn(problem: Problem) -> str:
+    """When a problem steps, where that is not in every iteration."""
+    if problem.weights is not None:
+        return "example weights: valued once the problem below is trained"
+    return f"steps every {problem.period} iterations" if problem.period and problem.period > 1 else ""
 
 
 def size_text(facts: Facts | None) -> str:

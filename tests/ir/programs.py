@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from betty.ir.graph import Edge, Graph, Problem, Settings
 from betty.ir.methods import Method, preset
-from betty.ir.records import Facts, Flow
+from betty.ir.records import Facts, Flow, Weights
 
 UP, DOWN, BOTH = Flow.UP, Flow.DOWN, Flow.BOTH
 CG, NEUMANN, DARTS = preset("cg"), preset("neumann"), preset("finite_difference")
@@ -136,6 +136,22 @@ def _four_level() -> Graph:
     return Graph("four-level", problems, edges, Settings(iterations=600))
 
 
+def _valued() -> Graph:
+    """A classifier whose examples are valued, by a method that the compiler chooses."""
+    classifier = Problem(
+        name="classifier",
+        loss="program:losses",
+        reads=("classifier",),
+        optimizer="SGD",
+        facts=facts(270_000),
+    )
+    weights = Weights(
+        likelihood="categorical", dtype="bf16", examples=50_000, batch=100, queries=500, layers=((400, 650), (10, 401))
+    )
+    values = Problem(name="values", loss="program:losses", reads=("classifier",), weights=weights)
+    return Graph("valued", (classifier, values), (edge("values", "classifier"),), Settings(iterations=1000))
+
+
 PROGRAMS: dict[str, Graph] = {
     "two_level": _two_level(),
     "three_level": _three_level(),
@@ -145,4 +161,5 @@ PROGRAMS: dict[str, Graph] = {
     "paced": _paced(),
     "auto": _auto(),
     "four_level": _four_level(),
+    "valued": _valued(),
 }

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from betty.ir.graph import Edge, Graph, Problem, Settings
 from betty.ir.methods import INVERSES, PRODUCTS, TRAJECTORIES, Declared, Method, preset
-from betty.ir.plan import Differentiate, Draw, Estimate, Instruction, Plan, Respond, Step, Update
-from betty.ir.records import Call, Facts, Flow
+from betty.ir.plan import Differentiate, Draw, Estimate, Fit, Instruction, Log, Plan, Respond, Score, Step, Update
+from betty.ir.records import Call, Facts, Flow, Weights
+from betty.ir.valuations import VALUATIONS, ValuationMethod
 
 texts = st.text(max_size=8) | st.sampled_from(["a b", "it's", 'say "x"', "two\nlines", "->", "θ", "a'", "a#2", "1"])
 whole = st.integers(0, 10**12)
@@ -21,7 +22,10 @@ def calls(table: Mapping[str, Declared]) -> st.SearchStrategy[Call]:
 
     def options(name: str) -> st.SearchStrategy[Call]:
         kinds = {float: numbers, int: whole, bool: st.booleans(), str: texts}
-        values = [st.tuples(st.just(key), kinds[option.kind]) for key, option in table[name].options.items()]
+        values = [
+            st.tuples(st.just(key), st.sampled_from(option.choices) if option.choices else kinds[option.kind])
+            for key, option in table[name].options.items()
+        ]
         return st.tuples(*values).map(lambda found: Call(name=name, options=found))
 
     return st.sampled_from(sorted(table)).flatmap(options)
@@ -30,6 +34,17 @@ def calls(table: Mapping[str, Declared]) -> st.SearchStrategy[Call]:
 methods = st.one_of(
     calls(TRAJECTORIES).map(lambda solver: Method(solver=solver)),
     st.tuples(calls(INVERSES), calls(PRODUCTS)).map(lambda both: Method(solver=both[0], product=both[1])),
+)
+valuations = calls(VALUATIONS).map(lambda solver: ValuationMethod(solver=solver))
+weights = st.builds(
+    Weights,
+    likelihood=texts,
+    dtype=texts,
+    tokens=st.booleans(),
+    examples=whole,
+    batch=whole,
+    queries=whole,
+    layers=st.lists(st.lists(whole, max_size=2).map(tuple), max_size=3).map(tuple),
 )
 facts = st.builds(
     Facts,
@@ -57,6 +72,7 @@ def problems(name: str) -> st.SearchStrategy[Problem]:
         precision=texts,
         gradient_clipping=st.none() | numbers,
         facts=st.none() | facts,
+        weights=st.none() | weights,
         level=st.none() | st.integers(0, 9),
         period=st.none() | whole,
     )
@@ -88,6 +104,7 @@ def graphs(draw: st.DrawFn) -> Graph:
                 lower=st.just(lower),
                 flow=st.sampled_from(Flow),
                 method=st.none() | methods,
+                valuation=st.none() | valuations,
                 reason=texts,
             )
         )
@@ -113,6 +130,21 @@ instructions: st.SearchStrategy[Instruction] = st.one_of(
         estimate=estimates,
     ),
     st.builds(Update, optimizer=texts, every=whole, tape=whole, estimate=estimates),
+    st.builds(Fit, problem=texts, method=valuations, passes=numbers, estimate=estimates),
+    st.builds(
+        Log,
+        problem=texts,
+        method=valuations,
+        edge=texts,
+        reason=texts,
+        passes=numbers,
+        examples=whole,
+        size=whole,
+        dtype=texts,
+        stored=whole,
+        estimate=estimates,
+    ),
+    st.builds(Score, problem=texts, method=valuations, queries=whole, passes=numbers, estimate=estimates),
 )
 
 
@@ -130,6 +162,7 @@ def steps(name: str) -> st.SearchStrategy[Step]:
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     names = draw(st.lists(texts, max_size=3, unique=True))
+    stepping, last = (names[:-1], names[-1]) if len(names) == 3 else (names, None)
     return Plan(
         name=draw(texts),
         iterations=draw(whole),
@@ -137,7 +170,8 @@ def plans(draw: st.DrawFn) -> Plan:
         precision=draw(texts),
         seed=draw(whole),
         edges=draw(whole),
-        steps=tuple(draw(steps(name)) for name in names),
+        steps=tuple(draw(steps(name)) for name in stepping),
+        then=draw(steps(last)) if last is not None else None,
     )
 
 

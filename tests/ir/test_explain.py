@@ -104,8 +104,12 @@ def test_the_summary_is_json_and_complete(name: str) -> None:
     assert [one["every"] for one in found["steps"]] == [step.period for step in steps]
     ops = [[item["op"] for item in one["instructions"]] for one in found["steps"]]
     assert ops == [[item.op for item in step.instructions] for step in steps]
+    last = program.plan.then
+    assert [item["op"] for item in (found["then"] or {"instructions": ()})["instructions"]] == [
+        item.op for item in (last.instructions if last else ())
+    ]
     for declared, one in zip(program.graph.edges, found["edges"], strict=True):
-        method = declared.method
+        method = declared.method or declared.valuation
         assert method is not None
         assert (one["upper"], one["lower"], one["flow"]) == (declared.upper, declared.lower, declared.flow)
         assert (one["method"], one["reason"]) == (method.to_text(), declared.reason)

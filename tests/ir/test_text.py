@@ -34,7 +34,7 @@ def test_every_plan_is_read_back(plan: Plan) -> None:
 @given(graph=graphs())
 def test_one_line_for_every_record(graph: Graph) -> None:
     """Whatever names hold, so that a difference of two texts is a difference of records."""
-    with_facts = sum(problem.facts is not None for problem in graph.problems)
+    with_facts = sum((one.facts is not None) + (one.weights is not None) for one in graph.problems)
     assert len(graph_to_text(graph).splitlines()) == 1 + len(graph.problems) + with_facts + len(graph.edges)
 
 
@@ -77,7 +77,7 @@ GRAPHS = {
         HEAD + "problm c",
         "'problm' is not a line of a graph",
         at=(4, 1),
-        expected="one of problem, facts, edge",
+        expected="one of problem, facts, weights, edge",
         hint="problem",
     ),
     "head": Wrong("grph g", "'grph' is not the first line of a graph", at=(1, 1), expected="graph", hint="graph"),
@@ -160,13 +160,13 @@ STEP = "plan p\nstep a\n"
 PLANS = {
     "graph": Wrong(HEAD, "'graph' is not the first line of a plan", at=(1, 1), expected="plan"),
     "keyword": Wrong(
-        STEP + "stp b", "'stp' is not a line of a plan", at=(3, 1), expected="one of step, peak", hint="step"
+        STEP + "stp b", "'stp' is not a line of a plan", at=(3, 1), expected="one of step, then, peak", hint="step"
     ),
     "instruction": Wrong(
         STEP + "%0 = drew",
         "'drew' is not an instruction",
         at=(3, 6),
-        expected="one of draw, differentiate, respond, update",
+        expected="one of draw, differentiate, respond, update, fit, log, score",
         hint="draw",
     ),
     "field": Wrong(

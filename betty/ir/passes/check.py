@@ -31,7 +31,13 @@ class Check:
 def diagnose(graph: Graph) -> list[Diagnostic]:
     """Everything wrong with the program; fields are ``("edges", i, ...)`` or ``("problems", name, ...)``."""
     cycles = list(_cycles(graph))
-    reads = [*_unread_flows(graph), *_undeclared_reads(graph), *_undeclared_update_reads(graph), *_unseen(graph)]
+    reads = [
+        *_read_weights(graph),
+        *_unread_flows(graph),
+        *_undeclared_reads(graph),
+        *_undeclared_update_reads(graph),
+        *_unseen(graph),
+    ]
     return [*cycles, *reads, *([] if cycles else _unanswered(graph)), *diagnose_sharded(graph)]
 
 
@@ -52,10 +58,26 @@ def _cycles(graph: Graph) -> Iterator[Diagnostic]:
         )
 
 
+def _read_weights(graph: Graph) -> Iterator[Diagnostic]:
+    """Losses that name example weights, which are there without a name: each weighs the loss of its example."""
+    weights = {problem.name for problem in graph.problems if problem.weights is not None}
+    for problem in graph.problems:
+        for read in weights & set(problem.reads or ()):
+            yield Diagnostic(
+                code="read-weights",
+                field=("problems", problem.name, "loss"),
+                message=f"the loss of {problem.name!r}{_named(problem)} reads {read!r}, which are example weights",
+                expected="a loss that gives one number for each example, which its weight is a factor of",
+                hint=f"a loss without the argument {read}",
+            )
+
+
 def _unread_flows(graph: Graph) -> Iterator[Diagnostic]:
     for index, edge in enumerate(graph.edges):
         for reader, read, other in _flow_reads(edge):
             problem = graph.problem(reader)
+            if graph.problem(edge.upper).weights is not None and reader == edge.lower:
+                continue  # its examples are weighted, whatever the loss reads
             if problem.reads is None or read in problem.reads or read in problem.update_reads:
                 continue
             yield Diagnostic(

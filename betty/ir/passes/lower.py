@@ -12,14 +12,17 @@ from betty.ir.passes.cost import Costs
 from betty.ir.passes.exchange import Exchanges
 from betty.ir.passes.peak import peak
 from betty.ir.passes.schedule import order
+from betty.ir.passes.valuing import valuing
 from betty.ir.plan import Differentiate, Draw, Instruction, Plan, Respond, Step, Update
 
 
 def lower(graph: Graph) -> Plan:
     """The plan of a graph of stage ``RESOLVED``."""
+    whole, graph = graph, graph.trained
     found = hypergradients(graph)
     memories, waits = _memories(graph, found), _waits(graph)
     steps = tuple(_step(graph, found[name], memories[name], waits) for name in order(graph))
+    then = valuing(whole, whole.valued) if whole.valued is not None else None
     settings = graph.settings
     return Plan(
         name=graph.name,
@@ -30,10 +33,11 @@ def lower(graph: Graph) -> Plan:
         strategy=settings.strategy,
         reason=settings.reason,
         memory=settings.memory,
-        edges=len(graph.edges),
+        edges=len(whole.edges),
         compile=settings.compile,
         steps=steps,
-        peak=peak(graph, steps),
+        then=then,
+        peak=peak(graph, steps, then),
     )
 
 

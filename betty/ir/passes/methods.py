@@ -10,6 +10,7 @@ from betty.ir.graph import SINGLE, Edge, Graph, Problem
 from betty.ir.methods import INVERSES, PRODUCTS, Method, complete, preset
 from betty.ir.passes.base import Stage
 from betty.ir.passes.cost import Costs
+from betty.ir.passes.valuing import choose_valuation
 from betty.ir.quantities import bytes_text
 from betty.ir.sharded import FSDP, first_order
 
@@ -213,9 +214,12 @@ class ChooseMethods:
 
     def apply(self, graph: Graph) -> Graph:
         def resolved(edge: Edge) -> Edge:
-            if edge.method is not None:
+            if edge.method is not None or edge.valuation is not None:
                 return edge
             lower = graph.problem(edge.lower)
+            if graph.problem(edge.upper).weights is not None:
+                valuation, reason = choose_valuation(lower)
+                return replace(edge, valuation=valuation, reason=reason)
             if edge.upper in lower.update_reads:
                 reason = f"the updates of {edge.lower} read {edge.upper}, which its loss alone does not show"
                 return replace(edge, method=preset("unrolled"), reason=reason)

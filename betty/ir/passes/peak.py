@@ -17,8 +17,8 @@ TEMPORARY = {"SGD": 1, "Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2}
 """Copies of the parameters that an optimiser's step takes beside its state; others take two."""
 
 
-def peak(graph: Graph, steps: Iterable[Step]) -> Peak | None:
-    """The estimate; ``None`` where a loss could not be measured."""
+def peak(graph: Graph, steps: Iterable[Step], then: Step | None = None) -> Peak | None:
+    """The estimate; ``None`` where a loss could not be measured. ``then`` is what is done last."""
     problems = graph.problems
     known = [problem.facts for problem in problems if problem.facts is not None and problem.facts.gradient_bytes]
     if len(known) < len(problems) or not known:
@@ -26,6 +26,8 @@ def peak(graph: Graph, steps: Iterable[Step]) -> Peak | None:
     fixed = sum(facts.parameter_bytes + facts.state_bytes for facts in known)
     kept = sum(_taped(problem, step) for step in steps for problem in [graph.problem(step.problem)])
     found = [(most, step.problem, what) for step in steps for what, most in _moments(graph, step)]
+    if then is not None:
+        found += [(item.estimate.bytes, then.problem, item.op) for item in then.instructions if item.estimate]
     most, problem, what = max(found, key=lambda one: one[0])
     return Peak(fixed=fixed, kept=kept, step=most, problem=problem, op=what)
 

@@ -16,7 +16,7 @@ class Schedule:
 
     A leaf steps in every iteration. Any other problem steps as soon as each of its lowers has completed ``unroll``
     updates (each of ``accumulation`` micro-batches) since the problem's last step; its slowest lower sets the
-    pace, and its steps fall on that lower's.
+    pace, and its steps fall on that lower's. Example weights have their turn once, after the last iteration.
     """
 
     name: str = "schedule"
@@ -28,6 +28,8 @@ class Schedule:
         for name in nx.topological_sort(graph.digraph):
             lowers = (graph.problem(lower) for lower in graph.lowers(name))
             periods[name] = max((periods[low.name] * low.unroll * low.accumulation for low in lowers), default=1)
+            if graph.problem(name).weights is not None:
+                periods[name] = graph.settings.iterations
         return graph.map(problem=lambda one: replace(one, period=periods[one.name]))
 
 
