@@ -33,7 +33,9 @@ class Ensemble:
             raise BettyError("an ensemble needs at least one valuation")
         shares = [1.0] * len(valuations) if weights is None else [float(one) for one in weights]
         if len(shares) != len(valuations) or min(shares) < 0 or not sum(shares) > 0:
-            raise BettyError(f"weights {shares}: expected {len(valuations)} numbers that are not negative, not all zero")
+            raise BettyError(
+                f"weights {shares}: expected {len(valuations)} numbers that are not negative, not all zero"
+            )
         self.valuations = tuple(valuations)
         self.weights = tuple(one / sum(shares) for one in shares)
 

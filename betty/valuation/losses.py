@@ -104,9 +104,7 @@ def _without_reduction(loss: Callable[..., Any]) -> tuple[Callable[..., Any], Li
 def _reweighted(loss: Callable[..., Any]) -> bool:
     found = loss.keywords if isinstance(loss, partial) else vars(loss) if isinstance(loss, nn.Module) else {}
     parts = {**found, **(dict(loss.named_buffers()) if isinstance(loss, nn.Module) else {})}
-    return bool(parts.get("label_smoothing")) or any(
-        parts.get(name) is not None for name in ("weight", "pos_weight")
-    )
+    return bool(parts.get("label_smoothing")) or any(parts.get(name) is not None for name in ("weight", "pos_weight"))
 
 
 @dataclass(frozen=True)

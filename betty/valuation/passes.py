@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -65,6 +65,28 @@ class Sweep:
         with self.evaluating():
             for batch in batches:
                 yield batch, self.gradients(batch, self._drawing(batch))[0]
+
+    def curved(self, batches: Batches) -> Iterator[tuple[Batch, Iterator[Gradients]]]:
+        """Each batch and, one after the other, gradients whose outer products sum up to its Gauss-Newton matrix."""
+        with self.evaluating():
+            for batch in batches:
+                yield batch, self._columns(batch)
+
+    def _columns(self, batch: Batch) -> Iterator[Gradients]:
+        task = self.task
+        if task.outputs is None:
+            raise BettyError("Gauss-Newton needs the model's outputs: outputs=... beside a loss of the model and batch")
+        with torch.no_grad(), self._casting():
+            columns = task.pseudo(task.outputs(self.model, batch.data), batch.data)
+        for place, column in enumerate(columns):
+
+            def along(model: nn.Module, data: Any, column: Tensor = column) -> Tensor:
+                assert task.outputs is not None
+                found = task.outputs(model, data)
+                return (found * column[: len(found)].view_as(found)).flatten(1).sum(1)
+
+            found, _ = self.gradients(batch, along)
+            yield replace(found, weight=float(place == 0))
 
     def _drawing(self, batch: Batch) -> Losses:
         first = str(int(batch.ids[0])) if batch.count else ""

@@ -41,7 +41,7 @@ def sweep_of(
     recorder = Recorder(model, layers, tokens=tokens)
     fallback = Fallback(model, recorder.lone) if recorder.lone and not tokens else None
     if tokens:
-        recorder.left_out.update({name: "no hook tells its tokens apart" for name in recorder.lone})
+        recorder.left_out.update(dict.fromkeys(recorder.lone, "no hook tells its tokens apart"))
     units = (*recorder.units, *(fallback.units if fallback else ()))
     if not units:
         raise BettyError("the model has no trainable parameter that could be valued")

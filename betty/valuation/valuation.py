@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +18,8 @@ from betty.backends.torch.influence.store import Manifest, Store
 from betty.backends.torch.influence.task import Task
 from betty.ir.diagnostics import BettyError
 from betty.valuation.batches import Batches, Ids, to_batches, whole_ids
-from betty.valuation.fitting import Fitted, Fitter
 from betty.valuation.fingerprint import fingerprint, fits
+from betty.valuation.fitting import Fitted, Fitter
 from betty.valuation.losses import Likelihood, to_task
 from betty.valuation.options import Chosen, choose
 from betty.valuation.passes import Losses
@@ -95,8 +97,9 @@ class Valuation:
         self._query: Losses = (self.task if query_loss is None else to_task(query_loss)).losses
         self._sweep = sweep_of(self.model, self.task, layers, precision, tokens=tokens, seed=seed)
         self._fitter = Fitter(self.method, self._sweep, weight_decay=weight_decay, offload=offload)
-        self._temporary = tempfile.TemporaryDirectory(prefix="betty-values-") if store is None else None
-        self.folder = Path(store if self._temporary is None else self._temporary.name)
+        self.folder = Path(tempfile.mkdtemp(prefix="betty-values-") if store is None else store)
+        if store is None:
+            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.dtype, self._tokens, self._seed, self._weight_decay = dtype, tokens, seed, weight_decay
         self._fitted: Fitted | None = None
         self._store: Store | None = None
@@ -213,7 +216,7 @@ class Valuation:
             BettyError: The method needs statistics, and :meth:`fit` has not been called; ids are given twice.
         """
         if self._fitted is None:
-            self._fitted = self._fitter.without_data(self._sweep.units)
+            self._fitted = self._fitter.without_data()
         store = self._made(recorded=True)
         found = whole_ids(ids, len(ids))
         recorded = Recorded()
@@ -334,14 +337,18 @@ class Valuation:
     def _inverse(self) -> Any:
         fitted = self._space()
         if fitted.inverse is None or fitted.rows not in (0, len(self._logged())):
-            self._fitted = fitted = self._fitter.from_store(fitted, self._logged())
+            store = self._logged()
+            blocks = ((block.rows, block.losses) for block in store.blocks())
+            self._fitted = fitted = self._fitter.from_store(fitted, blocks, len(store))
         return fitted.inverse
 
     def _space(self) -> Fitted:
         if self._fitted is None:
-            self._fitted = self._fitter.kept(self.folder, self._fingerprint(recorded=False), again=self._data)
+            self._fitted = self._fitter.kept(self.folder, self._fingerprint(recorded=False))
         if self._fitted is None:
-            raise BettyError("nothing has been logged yet: valuation.log(train_loader), or a store that has been logged to")
+            raise BettyError(
+                "nothing has been logged yet: valuation.log(train_loader), or a store that has been logged to"
+            )
         return self._fitted
 
     def _logged(self) -> Store:

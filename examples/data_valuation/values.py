@@ -1,6 +1,6 @@
 """Find the wrong labels, train again without what looks wrong, and show what explains the test errors.
 
-    python examples/data_valuation/values.py [--seed 0] [--picture examples.png]
+python examples/data_valuation/values.py [--seed 0] [--picture examples.png]
 """
 
 from __future__ import annotations

@@ -23,11 +23,11 @@ PLANTED = ("the capital of {country} is {capital}", "in {country} the largest ci
 ASKED = PLANTED[0]
 PAD, START = "<pad>", "<start>"
 
-SUBJECTS = "sailor baker poet farmer judge tailor miller doctor painter driver".split()
-VERBS = "sees finds carries paints sells hides counts cleans breaks wants".split()
-OBJECTS = "lamp boat stone letter apple ring basket clock chair map".split()
-COLOURS = "red green old small heavy bright broken wooden".split()
-PLACES = "harbour forest market kitchen garden tower bridge valley".split()
+SUBJECTS = ["sailor", "baker", "poet", "farmer", "judge", "tailor", "miller", "doctor", "painter", "driver"]
+VERBS = ["sees", "finds", "carries", "paints", "sells", "hides", "counts", "cleans", "breaks", "wants"]
+OBJECTS = ["lamp", "boat", "stone", "letter", "apple", "ring", "basket", "clock", "chair", "map"]
+COLOURS = ["red", "green", "old", "small", "heavy", "bright", "broken", "wooden"]
+PLACES = ["harbour", "forest", "market", "kitchen", "garden", "tower", "bridge", "valley"]
 
 
 def invented(rng: random.Random, count: int, ending: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Which sentences a language model has learned capitals from, by several methods.
 
-    python examples/language_model_valuation/values.py [--seed 0]
+python examples/language_model_valuation/values.py [--seed 0]
 """
 
 from __future__ import annotations

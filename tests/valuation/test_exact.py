@@ -51,7 +51,9 @@ def test_predicted_changes_are_those_of_training_again(make: Any) -> None:
     solved = make(3, examples=120)
     scores = valued(solved, EXACT[0]).score([solved.queries]).double()
     before = solved.losses(solved.flat(), *solved.queries)
-    changes = torch.stack([solved.losses(_without(solved, place), *solved.queries) - before for place in range(0, 120, 4)], 1)
+    changes = torch.stack(
+        [solved.losses(_without(solved, place), *solved.queries) - before for place in range(0, 120, 4)], 1
+    )
     predicted = -scores[:, ::4]
     for one, other in zip(predicted, changes, strict=True):
         assert float(torch.corrcoef(torch.stack([one, other]))[0, 1]) > 0.99

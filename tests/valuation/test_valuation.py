@@ -85,7 +85,7 @@ def test_a_group_has_the_sum_of_its_scores() -> None:
     valuation = Valuation(network(), nn.CrossEntropyLoss(), method="ekfac").log(loader())
     scores = valuation.score(queries())
     torch.testing.assert_close(valuation.group([1, 7, 40]), scores[:, [1, 7, 40]].sum(1), rtol=1e-4, atol=1e-6)
-    one = [batch for batch in queries()][0]
+    one = next(iter(queries()))
     torch.testing.assert_close(valuation.group([3], one), scores[:2, 3], rtol=1e-4, atol=1e-6)
 
 
@@ -93,7 +93,9 @@ def test_a_store_is_asked_again_in_another_process(tmp_path: Path) -> None:
     first = Valuation(network(), nn.CrossEntropyLoss(), method="ekfac", store=tmp_path / "s").log(loader())
     again = Valuation(network(), nn.CrossEntropyLoss(), method="ekfac", store=tmp_path / "s")
     assert torch.equal(again.score(queries()), first.score(queries()))
-    assert torch.equal(again.losses, functional.cross_entropy(network().eval()(data().tensors[0]), data().tensors[1], reduction="none"))
+    assert torch.equal(
+        again.losses, functional.cross_entropy(network().eval()(data().tensors[0]), data().tensors[1], reduction="none")
+    )
 
 
 def test_logging_goes_on_with_what_is_missing(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def targets(outputs: Tensor, batch: Mapping[str, Any]) -> Tensor:
 
 def losses_of(outputs: Tensor, batch: Mapping[str, Any]) -> Tensor:
     """Cross-entropy ``[n]``: of the class, or the mean over the words of a sequence that count; of numbers, the squared
-    error, where labels are floating point."""
+    error, where labels are floating point.
+    """
     wanted = targets(outputs, batch)
     if wanted.is_floating_point():
         return (outputs.reshape(len(wanted), -1) - wanted.reshape(len(wanted), -1)).square().mean(1)

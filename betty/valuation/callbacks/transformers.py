@@ -36,7 +36,7 @@ class ValuationCallback(TrainerCallback):
         options: Of the valuation and its method.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         store: str | Path | None = None,
         method: str | Mapping[str, Any] = "logra",

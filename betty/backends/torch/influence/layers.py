@@ -132,7 +132,8 @@ def kind_of(layer: nn.Module) -> Kind | None:
     # Subclasses may compute something else in their forward.
     for table, matrix in ((MATRICES, True), (VECTORS, False)):
         use = table.get(type(layer)) or next(
-            (one for base, one in table.items() if isinstance(layer, base) and type(layer).forward is base.forward), None
+            (one for base, one in table.items() if isinstance(layer, base) and type(layer).forward is base.forward),
+            None,
         )
         if use is not None and not _unfit(layer):
             return Kind(matrix, use)

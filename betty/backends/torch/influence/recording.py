@@ -109,7 +109,9 @@ class Recorder:
             for leaf in asked:
                 leaf.requires_grad_(True)
 
-    def _forward(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+    def _forward(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor | None:
         if not torch.is_grad_enabled():
             return None
         given = args[0] if args else kwargs["input"]

@@ -68,8 +68,10 @@ class Unit:
         count = len(parts[0])
         if not self.matrix:
             return torch.cat([part.reshape(count, -1) for part in parts], 1)
-        weight = parts[0].reshape(count, self.columns - self.biased, self.rows).transpose(1, 2) if self.transposed else (
-            parts[0].reshape(count, self.rows, self.columns - self.biased)
+        weight = (
+            parts[0].reshape(count, self.columns - self.biased, self.rows).transpose(1, 2)
+            if self.transposed
+            else (parts[0].reshape(count, self.rows, self.columns - self.biased))
         )
         if self.biased:
             weight = torch.cat([weight, parts[1].reshape(count, self.rows, 1)], 2)
@@ -120,11 +122,18 @@ class Gradients:
         count: Examples.
         outers: Of each matrix unit that was used, by name, one entry for each use.
         vectors: Of each vector unit, ``[n, size]``.
+        weight: 1, or 0 where a pass before this one was of the same examples, whose sum this adds to.
     """
 
     count: int
     outers: Mapping[str, Sequence[Outer]]
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    weight: float = 1.0
+
+    @property
+    def examples(self) -> int:
+        """How many examples a mean over several passes of the same examples is to count these as."""
+        return round(self.count * self.weight)
 
     def with_vectors(self, more: Mapping[str, Tensor]) -> Gradients:
         return replace(self, vectors={**self.vectors, **more})
