@@ -9,6 +9,7 @@ from betty.ir.diagnostics import Diagnostic, Field, listing, nearest
 from betty.spec.fit import Fitted
 from betty.spec.models import EdgeSpec, ProblemSpec, Spec
 from betty.spec.readings import reading_diagnostics
+from betty.spec.weights import weights_diagnostics
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def spec_diagnostics(spec: Spec, fitted: Fitted, names: Sequence[str]) -> Iterat
             yield from reading_diagnostics(spec, name, problem, names)
     if not fitted.without_problems:
         yield from edge_diagnostics(spec, fitted, names)
+        yield from weights_diagnostics(spec, fitted, names)
     yield from _engine(spec, fitted)
 
 
@@ -128,7 +130,8 @@ def _parameters(path: Field, name: str, problem: ProblemSpec, fitted: Fitted) ->
             message=f"the parameters of problem {name!r} are empty",
             expected="at least one parameter, such as {weight: {shape: [10]}}",
         )
-    given = problem.module is not None or problem.parameters is not None
+    weights = problem.example_weights is not None or fitted.touched((*path, "example_weights"))
+    given = problem.module is not None or problem.parameters is not None or weights
     if not given and not fitted.touched((*path, "module")) and not fitted.touched((*path, "parameters")):
         yield Diagnostic(
             code="needs-one",

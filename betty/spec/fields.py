@@ -14,6 +14,9 @@ from betty.spec.issues import Issue, refuse, shown
 PLAIN = {"plain": True}
 """Validation context of a spec that came as text: a target must then be text, never an object."""
 
+WEIGHING = "weighing"
+"""Key of the validation context for the names of problems that are example weights."""
+
 
 class SpecModel(BaseModel):
     """Base of all models: immutable, no unknown keys, no silent conversion (``"3"`` is not a number)."""

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from betty.ir.diagnostics import Diagnostic, Field
-from betty.spec.fields import PLAIN, SpecModel
+from betty.spec.fields import PLAIN, WEIGHING, SpecModel
 from betty.spec.models import Spec
 from betty.spec.wording import Fault, faults, located
 
@@ -144,8 +144,16 @@ def fit(data: Any, plain: bool) -> Fitted:
     edges = data.get("edges")
     indices = list(range(len(edges))) if isinstance(edges, list) else []
     attempt = _Attempt(copied(data), indices)
-    spec = attempt.run(PLAIN if plain else {})
+    # Which methods an edge may have depends on what its upper is.
+    context = {**(PLAIN if plain else {}), WEIGHING: _weighing(data.get("problems"))}
+    spec = attempt.run(context)
     return Fitted(spec, tuple(faults(attempt.faults)), frozenset(attempt.refused), tuple(attempt.edges))
+
+
+def _weighing(problems: Any) -> frozenset[str]:
+    """Names of the problems that are example weights, in data that may be wrong."""
+    found = problems.items() if isinstance(problems, dict) else ()
+    return frozenset(name for name, one in found if isinstance(one, dict) and one.get("example_weights") is not None)
 
 
 def copied(data: Any, depth: int = 64) -> Any:

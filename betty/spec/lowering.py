@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 from betty.ir.diagnostics import Diagnostic
 from betty.ir.graph import SINGLE, Edge, Graph, Problem, Settings
+from betty.ir.records import Weights
 from betty.spec.checks import kept_edges
 from betty.spec.fit import Fitted
 from betty.spec.load import Document, Draft
-from betty.spec.models import EngineSpec, ProblemSpec
+from betty.spec.models import EdgeSpec, EngineSpec, ProblemSpec
 from betty.spec.signatures import LossSignature
+from betty.spec.weights import ExampleWeightsSpec
 
 Signatures = Mapping[str, LossSignature | None]
 Diagnose = Callable[[Graph], Iterable[Diagnostic]]
@@ -45,10 +47,7 @@ def lower(document: Document, fitted: Fitted, signatures: Signatures) -> Lowered
     spec = document.spec
     kept = kept_edges(spec, fitted)
     problems = [_problem(name, problem, spec.engine, signatures.get(name)) for name, problem in spec.problems.items()]
-    edges = [
-        Edge(upper=one.edge.upper, lower=one.edge.lower, flow=one.edge.flow, method=one.edge.to_method())
-        for one in kept
-    ]
+    edges = [_edge(one.edge, spec.problems[one.edge.upper]) for one in kept]
     graph = Graph(spec.name, tuple(problems), tuple(edges), _settings(spec.engine))
     declared = document.data.get("edges")
     written = len(declared) if isinstance(declared, list) else len(spec.edges)
@@ -73,6 +72,23 @@ def _renumbered(found: Diagnostic, lowered: Lowered) -> Diagnostic:
     return found
 
 
+def _edge(edge: EdgeSpec, upper: ProblemSpec) -> Edge:
+    weights = upper.example_weights is not None
+    return Edge(
+        upper=edge.upper,
+        lower=edge.lower,
+        flow=edge.flow,
+        method=None if weights else edge.to_method(),
+        valuation=edge.to_valuation() if weights else None,
+    )
+
+
+def _weights(weights: ExampleWeightsSpec | None) -> Weights | None:
+    if weights is None:
+        return None
+    return Weights(likelihood=weights.likelihood or "", dtype=weights.dtype, tokens=weights.tokens)
+
+
 def _problem(name: str, problem: ProblemSpec, engine: EngineSpec, signature: LossSignature | None) -> Problem:
     return Problem(
         name=name,
@@ -86,6 +102,7 @@ def _problem(name: str, problem: ProblemSpec, engine: EngineSpec, signature: Los
         precision=problem.precision or engine.precision,
         gradient_clipping=problem.gradient_clipping,
         recomputes=bool(problem.activation_checkpointing),
+        weights=_weights(problem.example_weights),
     )
 
 

@@ -55,12 +55,12 @@ def _both_forms(value: Mapping[str, Any]) -> Issue:
 
 
 def to_method(value: str | Mapping[str, Any]) -> Method | None:
-    """The method that a checked ``value`` stands for; ``None`` for ``auto``."""
+    """The method that a checked ``value`` stands for; ``None`` for ``auto``, and for methods of valuation alone."""
     if isinstance(value, str):
-        return None if value == AUTO else preset(value)
+        return preset(value) if value in PRESETS else None
     if "inverse" not in value:
         options = {key: one for key, one in value.items() if key != "name"}
-        return None if value["name"] == AUTO else preset(value["name"], options)
+        return preset(value["name"], options) if value["name"] in PRESETS else None
     inverse, inverse_options = _split(value["inverse"])
     product, product_options = _split(value.get("product", DEFAULT_PRODUCT))
     return Method(

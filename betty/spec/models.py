@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from betty.ir.diagnostics import nearest
 from betty.ir.methods import AUTO, Method
 from betty.ir.records import Flow
+from betty.ir.valuations import ValuationMethod
 from betty.spec.faults import Nonfinite, NonfiniteSpec, ScalerSpec
-from betty.spec.fields import Name, OpenTarget, SpecModel, Target
+from betty.spec.fields import WEIGHING, Name, OpenTarget, SpecModel, Target
 from betty.spec.issues import Issue, one_of, refuse, shown
 from betty.spec.method import method_issues, to_method
 from betty.spec.readings import StartSpec, TunedSpec, tuned_issues, tuned_of
 from betty.spec.sizes import Bytes
+from betty.spec.valuation_method import to_valuation, valuation_issues
+from betty.spec.weights import ExampleWeightsSpec
 
 Precision = Literal["fp32", "bf16", "fp16", "fp64"]
 INITS = ("zeros", "ones", "normal", "uniform")
@@ -35,8 +38,13 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _check_method(value: Any) -> Any:
-    if issues := method_issues(value):
+def _check_method(value: Any, info: ValidationInfo) -> Any:
+    known = (info.context or {}).get(WEIGHING)
+    if known is None:  # an edge by itself, made in Python: its upper is not known yet
+        issues = method_issues(value) if valuation_issues(value) else []
+    else:
+        issues = valuation_issues(value) if info.data.get("upper") in known else method_issues(value)
+    if issues:
         raise refuse(*issues)
     return value
 
@@ -182,7 +190,12 @@ class ProblemSpec(SpecModel):
     warm_up: int = Field(
         default=0, ge=0, description="Micro-batches of this problem before the problems above it begin to step."
     )
-
+    example_weights: ExampleWeightsSpec | None = Field(
+        default=None,
+        description="Makes this problem one weight, one, for each training example of the problem below it, whose loss "
+        "gives one number for each example: how much the weights change this problem's loss is what the examples are "
+        "worth. It has a `loss` (of the queries) and may have `data` (the queries), and nothing to train.",
+    )
     shard_parameters: bool | None = Field(
         default=None,
         description="Whether the strategy `fsdp` spreads the parameters of this problem's module over the processes; "
@@ -209,12 +222,17 @@ class EdgeSpec(SpecModel):
     method: Annotated[str | dict[str, Any], BeforeValidator(_check_method)] = Field(
         default=AUTO,
         description="How the lower's response is approximated: `auto`, the name of a method, `{name: ..., options}`, "
-        "or an inverse and a product: `{inverse: ..., product: ...}`.",
+        "or an inverse and a product: `{inverse: ..., product: ...}`. Of an upper with `example_weights`, how examples "
+        "are valued: `auto`, `logra`, `{name: logra, rank: 64}`, ...",
     )
 
     def to_method(self) -> Method | None:
         """The method with every option written out; ``None`` where a pass is to choose (``auto``)."""
         return to_method(self.method)
+
+    def to_valuation(self) -> ValuationMethod | None:
+        """The same of an edge whose upper is example weights."""
+        return to_valuation(self.method)
 
 
 class ValidateSpec(Target):

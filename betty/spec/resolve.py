@@ -36,6 +36,8 @@ class ResolvedProblem:
         data: Makes a dataset, an iterable or a data loader; ``None`` without data.
         optimizer: Makes the optimiser from the parameters; ``None`` without one.
         scheduler: Makes the scheduler from the optimiser; ``None`` without one.
+        outputs: Gives the model's outputs, called by keyword as ``outputs_signature`` says; of example weights.
+        outputs_signature: What it takes.
     """
 
     module: Factory | None
@@ -45,6 +47,8 @@ class ResolvedProblem:
     data: Factory | None = None
     optimizer: Factory | None = None
     scheduler: Factory | None = None
+    outputs: Callable[..., Any] | None = None
+    outputs_signature: LossSignature | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +134,26 @@ class _Resolver:
                 loss, signature = self._function((*path, "loss"), problem.loss, batch=True)
             else:
                 made[role] = self._factory((*path, role), role, getattr(problem, role))
+        weights = problem.example_weights
+        inside = (*path, "example_weights", "outputs")
+        outputs, of_outputs = self._function(inside, weights.outputs if weights else None, batch=True)
         self.signatures[name] = signature
         if signature is not None:
             self._check_data(path, name, problem, signature)
         if loss is None or signature is None:
             return None
-        return ResolvedProblem(parameters=problem.parameters, loss=loss, signature=signature, **made)
+        return ResolvedProblem(
+            parameters=problem.parameters,
+            loss=loss,
+            signature=signature,
+            outputs=outputs,
+            outputs_signature=of_outputs,
+            **made,
+        )
 
     def _check_data(self, path: Field, name: str, problem: ProblemSpec, signature: LossSignature) -> None:
+        if problem.example_weights is not None:
+            return  # queries may come later
         if signature.batch and problem.data is None and not self.draft.fitted.touched((*path, "data")):
             message = f"the loss of {name!r} ({problem.loss.text if problem.loss else ''}) takes the batch"
             issue = Issue(
@@ -260,12 +276,15 @@ class _Resolver:
         self, path: Field, called: str, signature: inspect.Signature, bound: Iterable[str], batch: bool
     ) -> LossSignature | None:
         filled = frozenset(bound)
-        wrong = list(reading_issues(called, signature, self.names, filled, batch))
+        weights = [name for name, one in self.document.spec.problems.items() if one.example_weights is not None]
+        # A validation measures what is trained; a loss that reads weights is told why it cannot.
+        names = self.names if batch else [name for name in self.names if name not in weights]
+        wrong = list(reading_issues(called, signature, names, filled, batch))
         if wrong and self.draft.fitted.without_problems:
             return None
         self._add(path, wrong)
         # A misspelt name is one mistake, not also a flow that nobody reads.
-        return None if wrong else loss_signature(signature, self.names, filled)
+        return None if wrong else loss_signature(signature, names, filled)
 
 
 _NOTHING = object()

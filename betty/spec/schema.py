@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from betty.ir.methods import AUTO, INVERSES, PRODUCTS, Declared, Option
+from betty.ir.valuations import VALUATIONS
 from betty.spec.method import method_names, preset_options
 from betty.spec.models import EngineSpec, Spec
+from betty.spec.valuation_method import valuation_names
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 IDENTIFIER = "betty-spec.schema.json"
@@ -54,7 +56,9 @@ def _with_shorthand(model: dict[str, Any], is_open: bool) -> dict[str, Any]:
 
 
 def _method(field: dict[str, Any]) -> dict[str, Any]:
-    forms = [{"enum": method_names()}, *(_call(name, preset_options(name)) for name in method_names())]
+    names = dict.fromkeys([*method_names(), *valuation_names()])
+    forms = [{"enum": list(names)}, *(_call(name, preset_options(name)) for name in method_names())]
+    forms += [_call(name, declared.options) for name, declared in sorted(VALUATIONS.items()) if declared.options]
     return {"anyOf": [*forms, _pair()], "default": AUTO, "description": field["description"]}
 
 
@@ -75,7 +79,7 @@ def _option(option: Option) -> dict[str, Any]:
         "description": option.help,
         "default": option.default,
     }
-    limits = {"minimum": option.minimum, "maximum": option.maximum}
+    limits = {"minimum": option.minimum, "maximum": option.maximum, "enum": list(option.choices) or None}
     return {**schema, **{key: value for key, value in limits.items() if value is not None}}
 
 
