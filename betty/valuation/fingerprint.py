@@ -26,9 +26,3 @@ def fingerprint(model: nn.Module, *, values: bool = True) -> str:
             whole = entire(tensor.detach()).contiguous().cpu()
             content.update(whole.reshape(-1).view(torch.uint8).numpy().tobytes())
     return f"{names.hexdigest()[:STRUCTURE]}-{content.hexdigest()[:STRUCTURE] if values else ANY}"
-
-
-def fits(stored: str, own: str) -> bool:
-    """Whether a store belongs to the model at hand."""
-    structure, _, values = stored.partition("-")
-    return stored == own or (values == ANY and own.startswith(f"{structure}-"))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from betty.backends.torch.duals import load_formulas
+
 
 @dataclass(frozen=True)
 class Solved:
@@ -70,6 +72,7 @@ class Solved:
 
 
 def _to_minimum(solved: Solved) -> Solved:
+    load_formulas()  # which warns of itself at first
     flat = solved.fitted(torch.ones(len(solved.train[0]), dtype=torch.float64))
     torch.nn.utils.vector_to_parameters(flat, solved.model.parameters())
     return solved

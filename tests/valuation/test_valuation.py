@@ -99,15 +99,19 @@ def test_a_store_is_asked_again_in_another_process(tmp_path: Path) -> None:
 
 
 def test_logging_goes_on_with_what_is_missing(tmp_path: Path) -> None:
-    whole = Valuation(network(), nn.CrossEntropyLoss(), method="logra", rank=2).log(loader())
-    parts = Valuation(network(), nn.CrossEntropyLoss(), method="logra", rank=2, store=tmp_path)
+    whole = Valuation(network(), nn.CrossEntropyLoss(), method="logra", rank=2, fisher="empirical").log(loader())
+    parts = Valuation(network(), nn.CrossEntropyLoss(), method="logra", rank=2, fisher="empirical", store=tmp_path)
     batches = list(loader())
     parts.log(batches[:2]).log(batches)
     assert torch.equal(parts.ids, torch.arange(TRAIN))
     torch.testing.assert_close(parts.score(queries()), whole.score(queries()))
 
 
-@pytest.mark.parametrize("method", ["identity", "fisher", {"name": "logra", "rank": 3}], ids=str)
+@pytest.mark.parametrize(
+    "method",
+    ["identity", {"name": "fisher", "fisher": "empirical"}, {"name": "logra", "rank": 3, "fisher": "empirical"}],
+    ids=str,
+)
 def test_a_users_own_loop_records_what_logging_logs(method: Any) -> None:
     logged = Valuation(network(), nn.CrossEntropyLoss(), method=method).log(loader())
     model = network().eval()

@@ -25,7 +25,7 @@ def dual_level(*, switches: bool = True) -> Iterator[None]:
         switches: Whether that may occur at all, or a loss that needs a substitute; watching for them costs some
             microseconds an operation.
     """
-    _load_formulas()
+    load_formulas()
     with forward_ad.dual_level(), torch.enable_grad(), _Constant() if switches else nullcontext():
         yield
 
@@ -60,7 +60,7 @@ def tangent(tensor: Tensor) -> Tensor:
 
 
 @functools.cache
-def _load_formulas() -> None:
+def load_formulas() -> None:
     """Torch loads some formulas at their first use, by a compiler whose deprecation is no concern of the user."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

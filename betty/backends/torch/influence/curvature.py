@@ -8,7 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from betty.backends.torch.duals import load_formulas
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.influence.task import Task
 from betty.backends.torch.influence.units import Unit
@@ -44,6 +46,7 @@ class Curvature:
                 "Gauss-Newton products need the model's outputs: expected loss(outputs, targets), or outputs=... beside a "
                 "loss of the model and batch, or curvature='hessian'"
             )
+        load_formulas()
         self.model, self.task, self.batches, self.units, self.kind = model, task, batches, tuple(units), kind
         known = {name: leaf.detach() for name, leaf in model.named_parameters()}
         names = [name for unit in units for name in unit.parameters]
@@ -86,7 +89,8 @@ class Curvature:
             start += unit.size
         total: dict[str, Tensor] = {}
         count = 0
-        with self._quiet():
+        # Fused attention is differentiable once only.
+        with self._quiet(), sdpa_kernel(SDPBackend.MATH):
             for place in range(len(self.batches)) if only is None else [only]:
                 part, examples = self._batch(place, self.batches[place], tangents)
                 total = {name: total[name] + one for name, one in part.items()} if total else part
