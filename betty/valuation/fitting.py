@@ -12,10 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from betty.backends.torch.influence.factors import Corrected, Factors, basis
+from betty.backends.torch.influence.corrected import Corrected
+from betty.backends.torch.influence.factors import Factors, basis
 from betty.backends.torch.influence.inverses import Blocks, Damping, Identity, Moments, Preconditioner, kronecker
+from betty.backends.torch.influence.projection import RandomProjection
 from betty.backends.torch.influence.solving import Solving
-from betty.backends.torch.influence.spaces import LoGra, RandomProjection, Space, Whole
+from betty.backends.torch.influence.spaces import LoGra, Space, Whole
 from betty.backends.torch.influence.units import Gradients, Unit
 from betty.ir.diagnostics import BettyError
 from betty.runfolder import write_atomically

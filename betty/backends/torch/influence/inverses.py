@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from betty.backends.torch.influence.factors import Basis, Joined, same
 from betty.backends.torch.influence.units import Unit
+
+log = logging.getLogger("betty")
 
 State = dict[str, Tensor]
 
@@ -39,11 +42,21 @@ class Damping:
         mean = float(values.double().mean()) if self.relative and values.numel() else 1.0
         return self.value * mean + self.decay
 
-    def reciprocal(self, values: Tensor) -> Tensor:
-        """``1 / (values + damping)``; zero where that is no positive number."""
-        damped = values.clamp(min=0) + self.of(values)
-        least = SMALL * float(damped.max()) if damped.numel() else 0.0
-        return torch.where(damped > least, damped.reciprocal(), torch.zeros_like(damped))
+    def reciprocal(self, values: Tensor, measured: torch.dtype | None = None) -> Tensor:
+        """``1 / (values + damping)``; zero where that is no positive number.
+
+        Without damping, eigenvalues that rounding may have made of zero count as zero.
+
+        Args:
+            values: The eigenvalues of a block.
+            measured: The precision they were measured in; that of ``values`` by default.
+        """
+        if not values.numel():
+            return values
+        added = self.of(values)
+        damped = values.clamp(min=0) + added
+        least = SMALL if added > 0 else max(SMALL, 10 * torch.finfo(measured or values.dtype).eps)
+        return torch.where(damped > least * damped.max(), damped.reciprocal(), torch.zeros_like(damped))
 
 
 class Preconditioner(ABC):
@@ -73,7 +86,7 @@ class Blocks(Preconditioner):
         inverse: By part, what eigen-coordinates are multiplied by: ``[d]``, or ``[rows, columns]`` of a part that has
             two sides.
         bases: By part, eigenvectors as rows; ``left.NAME`` and ``right.NAME`` of two sides, ``NAME`` of one; none of a
-            part that is diagonal.
+            part or side that is diagonal.
     """
 
     def __init__(
@@ -88,13 +101,20 @@ class Blocks(Preconditioner):
     def _part(self, name: str, part: Tensor) -> Tensor:
         inverse = self.inverse[name].to(part)
         if inverse.dim() == 2:
-            left, right = (self.bases[f"{side}.{name}"].to(part) for side in ("left", "right"))
-            found = left @ part.view(-1, *inverse.shape) @ right.T
-            return (left.T @ (found * inverse) @ right).flatten(1)
+            return self._two_sided(name, part.reshape(-1, *inverse.shape), inverse).flatten(1)
         if name not in self.bases:
             return part * inverse
         basis = self.bases[name].to(part)
         return ((part @ basis.T) * inverse) @ basis
+
+    def _two_sided(self, name: str, found: Tensor, inverse: Tensor) -> Tensor:
+        """``Q_S ((Q_S^T G Q_A) * inverse) Q_A^T`` for gradients ``G [m, rows, columns]``."""
+        left, right = self.bases.get(f"left.{name}"), self.bases.get(f"right.{name}")
+        left, right = (None if side is None else side.to(found) for side in (left, right))
+        found = found if left is None else left @ found
+        found = (found if right is None else found @ right.T) * inverse
+        found = found if left is None else left.T @ found
+        return found if right is None else found @ right
 
     def state(self) -> State:
         return {
@@ -119,14 +139,24 @@ class Moments:
         dimensions: Entries of each part.
         whole: Whether there is one block for all parts.
         largest: Entries up to which a block is whole.
+        device: Where the sums are kept; that of the rows by default.
     """
 
-    def __init__(self, dimensions: Mapping[str, int], *, whole: bool = False, largest: int = LARGEST) -> None:
-        self.parts = dict(dimensions)
+    def __init__(
+        self,
+        dimensions: Mapping[str, int],
+        *,
+        whole: bool = False,
+        largest: int = LARGEST,
+        device: torch.device | None = None,
+    ) -> None:
         self.dimensions = {"all": sum(dimensions.values())} if whole else dict(dimensions)
-        self.largest = largest
+        self.largest, self.device = largest, device
         self.sums: dict[str, Tensor] = {}
-        self.count = torch.zeros((), dtype=torch.float64)
+        self.count = 0.0
+        for name, size in self.dimensions.items():
+            if size > largest:
+                log.warning("%s: of its curvature the diagonal is kept: %d entries, more than %d", name, size, largest)
 
     def add(self, rows: Tensor, weights: Tensor | None = None, count: int | None = None) -> None:
         """Take rows ``[n, size]`` into the sums.
@@ -139,21 +169,35 @@ class Moments:
         scaled = rows if weights is None else rows * weights.to(rows).sqrt().unsqueeze(1)
         for name, part in zip(self.dimensions, scaled.split(list(self.dimensions.values()), 1), strict=True):
             found = part.T @ part if part.shape[1] <= self.largest else part.square().sum(0)
-            self.sums[name] = self.sums[name] + found if name in self.sums else found
-        self.count = self.count + (len(rows) if count is None else count)
+            found = found if self.device is None else found.to(self.device)
+            self.sums[name] = self.sums[name].add_(found) if name in self.sums else found
+        self.count += len(rows) if count is None else count
 
     def finished(self, damping: Damping, together: Joined = same) -> Blocks:
-        """The inverse of the mean."""
-        count = float(together(self.count))
+        """The inverse of the mean; every process has to call it, one without rows too."""
         inverse, bases = {}, {}
-        for name, total in self.sums.items():
-            mean = together(total) / count
+        for name, mean in self.mean(together).items():
             if mean.dim() == 1:
                 inverse[name] = damping.reciprocal(mean)
                 continue
             values, vectors = torch.linalg.eigh(mean.double())
-            inverse[name], bases[name] = damping.reciprocal(values).to(mean), vectors.T.to(mean).contiguous()
+            inverse[name] = damping.reciprocal(values, mean.dtype).to(mean)
+            bases[name] = vectors.T.to(mean).contiguous()
         return Blocks(self.dimensions, inverse, bases)
+
+    def mean(self, together: Joined = same) -> dict[str, Tensor]:
+        """The second moments of all processes' rows by part, ``[d, d]``, or ``[d]`` of a large one."""
+        first = next(iter(self.sums.values()), None)
+        place = self.device or (None if first is None else first.device)
+        double = first is not None and first.dtype == torch.float64
+        told = together(torch.tensor([self.count, double], dtype=torch.float64, device=place)).tolist()
+        kind = torch.float64 if told[1] else torch.float32
+        found = {}
+        for name, size in self.dimensions.items():
+            shape = (size, size) if size <= self.largest else (size,)
+            own = self.sums[name] if name in self.sums else torch.zeros(shape, dtype=kind, device=place)
+            found[name] = together(own) / max(1.0, told[0])
+        return found
 
 
 def kronecker(
@@ -172,5 +216,6 @@ def kronecker(
     for unit in units:
         if unit.matrix:
             inverse[unit.name] = damping.reciprocal(values[unit.name])
-            bases[f"left.{unit.name}"], bases[f"right.{unit.name}"] = among.left[unit.name], among.right[unit.name]
+            sides = zip(("left", "right"), among.sides(unit), strict=True)
+            bases |= {f"{side}.{unit.name}": vectors for side, vectors in sides if vectors is not None}
     return Blocks({unit.name: unit.size for unit in units}, inverse, bases)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
@@ -11,8 +12,11 @@ from torch import Tensor
 from betty.backends.torch.influence.factors import Basis
 from betty.backends.torch.influence.units import Gradients, Unit
 from betty.backends.torch.random import derived_seed
+from betty.ir.diagnostics import BettyError, listing, nearest
 
 State = dict[str, Tensor]
+Rank = int | Mapping[str, int]
+"""Of all units, or by patterns of their names, of which the first that fits counts."""
 
 
 class Space(ABC):
@@ -102,48 +106,83 @@ class LoGra(Space):
         return cls(units, sides["left"], sides["right"], sides["mixed"])
 
     @classmethod
-    def random(cls, units: Sequence[Unit], rank: int, seed: int, device: torch.device, dtype: torch.dtype) -> LoGra:
+    def random(cls, units: Sequence[Unit], rank: Rank, seed: int, device: torch.device, dtype: torch.dtype) -> LoGra:
         """Orthonormal rows of random directions; at full rank nothing is lost."""
+        ranks = ranks_of(units, rank)
 
-        def drawn(unit: Unit, side: str, rows: int, width: int) -> Tensor:
-            return orthonormal(min(rows, width), width, derived_seed(seed, unit.name, side)).to(device, dtype)
+        def drawn(unit: Unit, side: str, width: int) -> Tensor:
+            rows = min(ranks[unit.name], width)
+            return orthonormal(rows, width, derived_seed(seed, unit.name, side)).to(device, dtype)
 
         matrices = [unit for unit in units if unit.matrix]
         return cls(
             units,
-            {unit.name: drawn(unit, "left", rank, unit.rows) for unit in matrices},
-            {unit.name: drawn(unit, "right", rank, unit.columns) for unit in matrices},
-            _mixed(units, rank, seed, device, dtype),
+            {unit.name: drawn(unit, "left", unit.rows) for unit in matrices},
+            {unit.name: drawn(unit, "right", unit.columns) for unit in matrices},
+            _mixed(units, ranks, seed, torch.empty(0, device=device, dtype=dtype)),
         )
 
     @classmethod
-    def leading(cls, units: Sequence[Unit], among: Basis, rank: int, seed: int) -> LoGra:
+    def leading(cls, units: Sequence[Unit], among: Basis, rank: Rank, seed: int) -> LoGra:
         """The eigenvectors of the largest eigenvalues of each side's second moments: principal components."""
-        first = next(iter(among.left.values()), torch.zeros(0))
-        return cls(
-            units,
-            {name: vectors[-rank:] for name, vectors in among.left.items()},
-            {name: vectors[-rank:] for name, vectors in among.right.items()},
-            _mixed(units, rank, seed, first.device, first.dtype),
-        )
+        return cls.chosen(units, among, among.values, rank, seed)
 
     @classmethod
-    def chosen(cls, units: Sequence[Unit], among: Basis, values: Mapping[str, Tensor], rank: int, seed: int) -> LoGra:
-        """The eigenvectors of either side along which gradients have most curvature, by corrected eigenvalues."""
-        first = next(iter(among.left.values()), torch.zeros(0))
-        left = {name: among.left[name][_most(found.sum(1), rank)] for name, found in values.items()}
-        right = {name: among.right[name][_most(found.sum(0), rank)] for name, found in values.items()}
-        return cls(units, left, right, _mixed(units, rank, seed, first.device, first.dtype))
+    def chosen(cls, units: Sequence[Unit], among: Basis, values: Mapping[str, Tensor], rank: Rank, seed: int) -> LoGra:
+        """The eigenvectors of either side along which gradients have most curvature.
+
+        Args:
+            units: The units.
+            among: Eigenvectors of both sides.
+            values: The curvature along each pair of them, ``[rows, columns]`` by unit: corrected eigenvalues.
+            rank: Kept of each side.
+            seed: Of what mixes units that have no sides.
+        """
+        ranks, left, right = ranks_of(units, rank), {}, {}
+        for unit in units:
+            if unit.matrix:
+                found, sides = values[unit.name], among.sides(unit)
+                left[unit.name] = _leading(sides[0], found.sum(1), ranks[unit.name])
+                right[unit.name] = _leading(sides[1], found.sum(0), ranks[unit.name])
+        first = next(iter(among.values.values()), torch.zeros(0))
+        return cls(units, left, right, _mixed(units, ranks, seed, first))
 
 
-def _most(values: Tensor, rank: int) -> Tensor:
-    return values.argsort(descending=True)[:rank]
+def ranks_of(units: Sequence[Unit], rank: Rank) -> dict[str, int]:
+    """The rank of each unit.
+
+    Raises:
+        BettyError: A pattern fits no unit, or a unit no pattern.
+    """
+    if isinstance(rank, int):
+        return {unit.name: rank for unit in units}
+    names = [unit.name for unit in units]
+    for pattern in rank:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = nearest(pattern, names)
+            raise BettyError(
+                f"rank: no layer is called {pattern!r}: expected names or patterns of {listing(names)}"
+                + (f" (did you mean {near!r}?)" if near else "")
+            )
+    found = {name: next((rank[one] for one in rank if fnmatchcase(name, one)), None) for name in names}
+    if missing := [name for name, one in found.items() if one is None]:
+        raise BettyError(f"rank: nothing is said of layer {missing[0]!r}: add '*' as the last pattern")
+    return {name: one for name, one in found.items() if one is not None}
 
 
-def _mixed(units: Sequence[Unit], rank: int, seed: int, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    wide = [unit for unit in units if not unit.matrix and unit.size > rank**2]
+def _leading(vectors: Tensor | None, values: Tensor, rank: int) -> Tensor:
+    """The eigenvectors (rows; the axes by default) of the largest values, ``[rank, width]``."""
+    most = values.argsort(descending=True)[:rank]
+    if vectors is not None:
+        return vectors[most.to(vectors.device)]
+    return values.new_zeros(len(most), len(values)).scatter_(1, most.unsqueeze(1), 1.0)
+
+
+def _mixed(units: Sequence[Unit], ranks: Mapping[str, int], seed: int, like: Tensor) -> dict[str, Tensor]:
     return {
-        unit.name: orthonormal(rank**2, unit.size, derived_seed(seed, unit.name)).to(device, dtype) for unit in wide
+        unit.name: orthonormal(ranks[unit.name] ** 2, unit.size, derived_seed(seed, unit.name)).to(like)
+        for unit in units
+        if not unit.matrix and unit.size > ranks[unit.name] ** 2
     }
 
 
@@ -151,40 +190,5 @@ def orthonormal(rows: int, width: int, seed: int) -> Tensor:
     """``[rows, width]`` of random directions at right angles to one another, of length one; float64."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(width, rows, generator=generator, dtype=torch.float64)
-    return torch.linalg.qr(drawn).Q.T.contiguous()
-
-
-BLOCK = 1 << 22
-"""Entries of a random matrix that are held at once."""
-
-
-class RandomProjection(Space):
-    """The whole gradient by a matrix of random signs, which is drawn again in blocks at each use.
-
-    Inner products are kept in the mean: entries are ``±1 / sqrt(dimension)``.
-
-    Reference: Park et al. (2023), arXiv:2303.14186, section 3.1.
-    """
-
-    def __init__(self, units: Sequence[Unit], dimension: int, seed: int) -> None:
-        self.units, self.dimension, self.seed = tuple(units), dimension, seed
-        self.dimensions = {"all": dimension}
-
-    def rows(self, gradients: Gradients) -> Tensor:
-        total: Tensor | None = None
-        for unit in self.units:
-            found = gradients.unit(unit)
-            for start, signs in _signs(unit, self.dimension, self.seed, found):
-                part = found[:, start : start + len(signs)] @ signs
-                total = part if total is None else total + part
-        assert total is not None
-        return total / self.dimension**0.5
-
-
-def _signs(unit: Unit, dimension: int, seed: int, like: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Blocks ``[entries, dimension]`` of random signs, each with the entry at which it begins."""
-    step = max(1, BLOCK // dimension)
-    for start in range(0, unit.size, step):
-        generator = torch.Generator().manual_seed(derived_seed(seed, unit.name, str(start)))
-        drawn = torch.randint(0, 2, (min(step, unit.size - start), dimension), generator=generator, dtype=torch.int8)
-        yield start, drawn.to(like) * 2 - 1
+    found: Tensor = torch.linalg.qr(drawn).Q
+    return found.T.contiguous()
