@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.objective import Objective, ParameterModule, trainable, trainable_names
+from betty.backends.torch.ordered import Ordered
 from betty.backends.torch.processes import Processes, local_device
 from betty.backends.torch.program import LiveProblem, Program
 from betty.backends.torch.random import derived_seed, replaying
@@ -24,6 +25,7 @@ from betty.backends.torch.updates import RULES
 from betty.ir.diagnostics import BettyError, Diagnostic, Field, SpecError, listing, nearest
 from betty.ir.graph import Graph
 from betty.spec.faults import ScalerSpec
+from betty.spec.frontend import Program as Parsed
 from betty.spec.load import Document
 from betty.spec.models import EngineSpec, ParameterSpec, ProblemSpec, Spec
 from betty.spec.readings import TunedSpec, parameter_diagnostics
@@ -210,6 +212,14 @@ class _Builder:
         dtype = torch.float64 if precision == "fp64" else None
         return Stream(name, source, loading, self.device, dtype, part, data.shard)
 
+    def ordered(self, name: str) -> Ordered | None:
+        problem, make = self.spec.problems[name], self.resolved.problems[name].data
+        if problem.data is None or make is None:
+            return None
+        loading = Loading(batch_size=problem.data.batch_size, workers=problem.data.workers, shuffle=False)
+        dtype = torch.float64 if self._precision(problem) == "fp64" else None
+        return Ordered(name, partial(self._call, ("problems", name, "data"), make), loading, self.device, dtype)
+
     def _check_names(self, name: str, problem: ProblemSpec) -> None:
         """A module keeps its parameters beside its own attributes, whose names are taken."""
         taken = [key for key in problem.parameters or {} if hasattr(nn.Module, key) or key in nn.Module().__dict__]
@@ -276,6 +286,12 @@ def build(document: Document, graph: Graph, resolved: Resolved) -> Program:
         for problem in program.problems.values():
             processes.alike(problem.module)
     return program
+
+
+def ordered(found: Parsed, name: str, device: torch.device) -> Ordered | None:
+    """The data of a problem in its own order, nothing shuffled or dropped; ``None`` without data."""
+    assert found.resolved is not None
+    return _Builder(found.document, found.graph, found.resolved, device).ordered(name)
 
 
 def build_validation(

@@ -27,6 +27,7 @@ from betty.classes.members import ClassMembers
 from betty.configs import EngineConfig
 from betty.detailed import detailed
 from betty.front import Front
+from betty.given import sorted_out
 from betty.ir.compile import Compiled
 from betty.ir.diagnostics import BettyError, listing, nearest
 from betty.ir.explain import explain
@@ -44,6 +45,7 @@ from betty.runs import Run
 from betty.spec.load import Source
 from betty.spec.models import Spec
 from betty.specified import SpecFront
+from betty.weighted import Weighted, followed
 
 
 class Engine(ClassMembers):
@@ -84,7 +86,7 @@ class Engine(ClassMembers):
         overrides: Sequence[str] = (),
         trust: Iterable[str] = (),
     ) -> None:
-        found, self.config = _sorted_out(spec, config, problems)
+        found, self.config = sorted_out(spec, config, problems)
         self.train_iters, self.valid_step = self.config.train_iters, self.config.valid_step
         self._detailed: tuple[Compiled, Compiled] | None = None
         self._front: Front
@@ -140,6 +142,11 @@ class Engine(ClassMembers):
         the place where a target is to be put.
         """
         return self._front.written()
+
+    @property
+    def weighted(self) -> Weighted | None:
+        """The examples that the program values; ``None`` for a program that only trains."""
+        return self._front.weighted if isinstance(self._front, SpecFront) else None
 
     @property
     def _program(self) -> Program:
@@ -249,7 +256,10 @@ class Engine(ClassMembers):
 
         Raises:
             RunError: The data is a live generator, which cannot be copied.
+            BettyError: The program values examples.
         """
+        if self.weighted is not None:
+            raise BettyError("this program values examples, and has no hypergradients: Valuation.check does")
         asked = Request(
             iterations=iterations,
             points=points,
@@ -293,8 +303,11 @@ class Engine(ClassMembers):
         command: Mapping[str, Any] | None = None,
         profile: bool = False,
         observers: Sequence[Observer] = (),
+        values: bool = True,
     ) -> Result:
         """Run the plan; called again it goes on from where it is.
+
+        Where it values examples, gradients are then logged in the run's folder, and scores written: ``scores.npz``.
 
         Args:
             iterations: How many; the spec's by default.
@@ -303,6 +316,7 @@ class Engine(ClassMembers):
             command: How the run was begun, for ``betty run --resume``: written into the folder.
             profile: Measure time and memory of every instruction; slower.
             observers: Told of every iteration and record.
+            values: Whether examples are valued at the end.
 
         Raises:
             RunError: The run cannot go on, or its folder cannot be written.
@@ -322,7 +336,8 @@ class Engine(ClassMembers):
             profile=profile,
             compiled=plan,
         )
-        return run.go(self.train_iters if iterations is None else iterations, self._begin)
+        result = run.go(self.train_iters if iterations is None else iterations, self._begin)
+        return followed(result, self.weighted if values else None, run.folder)
 
     def resume(
         self,
@@ -331,6 +346,7 @@ class Engine(ClassMembers):
         anyway: bool = False,
         profile: bool = False,
         observers: Sequence[Observer] = (),
+        values: bool = True,
     ) -> Result:
         """Go on with a run that was interrupted, from its newest checkpoint to its end, in the same folder.
 
@@ -343,6 +359,7 @@ class Engine(ClassMembers):
             anyway: Go on although the program has changed, with whatever of the state fits.
             profile: Measure time and memory of every instruction; slower.
             observers: Told of every iteration and record.
+            values: Whether examples are valued at the end, where the program does so and a folder is written.
 
         Raises:
             RunError: There is no such run or no checkpoint, or the program has changed; the fields are named.
@@ -362,7 +379,8 @@ class Engine(ClassMembers):
             compiled=plan,
             history=history,
         )
-        return run.go(max(0, self.train_iters - self.iteration), self._begin)
+        result = run.go(max(0, self.train_iters - self.iteration), self._begin)
+        return followed(result, self.weighted if values else None, run.folder)
 
     def _alone(self, find: Callable[[], Found], what: str) -> Found:
         return alone(self._program.processes, find, what)
@@ -377,22 +395,3 @@ class Engine(ClassMembers):
     def _repr_html_(self) -> str:
         plan = html.escape(self.explain())
         return f'<div>{svg(self.graph)}<pre style="line-height: 1.35; overflow-x: auto">{plan}</pre></div>'
-
-
-def _sorted_out(spec: Any, config: Any, problems: Sequence[Problem] | None) -> tuple[Any, EngineConfig]:
-    """The program, a list if it is one of classes, and its settings, wherever among the arguments they were given.
-
-    Raises:
-        BettyError: There is no program, or there are two.
-    """
-    if isinstance(spec, EngineConfig):  # the order of earlier versions of the first Betty
-        spec, config = config, spec
-    if isinstance(spec, list | tuple):
-        spec, problems = None, spec if problems is None else problems
-    if (spec is None) == (problems is None):
-        raise BettyError(
-            "an engine runs one program: Engine('spec.yaml') or Engine(problems=[...], dependencies={...})"
-        )
-    if config is not None and not isinstance(config, EngineConfig):
-        raise BettyError(f"config is {type(config).__name__}: expected an EngineConfig")
-    return (spec if problems is None else list(problems)), config if config is not None else EngineConfig()

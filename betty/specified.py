@@ -21,10 +21,13 @@ from betty.ir.compile import Compiled, compile_graph
 from betty.ir.graph import Graph
 from betty.ir.passes.strategy import fitting
 from betty.ir.sharded import FSDP
+from betty.ir.valuations import valuation
 from betty.spec.dump import to_yaml
 from betty.spec.frontend import compile_source
 from betty.spec.load import Source
 from betty.spec.models import Spec
+from betty.spec.valuing import split
+from betty.weighted import Weighted
 
 
 class SpecFront:
@@ -41,7 +44,10 @@ class SpecFront:
         found = compile_source(spec, overrides, trust)
         assert found.resolved is not None
         self._document = found.document
-        self.program = build(found.document, found.graph, found.resolved)
+        self._found, self._parts = found, split(found)
+        trained = self._parts.training if self._parts is not None else found
+        assert trained.resolved is not None
+        self.program = build(trained.document, trained.graph, trained.resolved)
         self.compiled = self._compile(found.graph)
         if self.compiled.graph.settings.strategy == FSDP:
             shard_modules(self.program, {name: one.shard_parameters for name, one in self.spec.problems.items()})
@@ -50,8 +56,16 @@ class SpecFront:
             share_optimizers(self.program, self.compiled.plan)
         compile_program(self.compiled.plan, self.program)
         self.measures, self.early_stopping = build_validation(
-            self.spec.engine, found.graph, found.resolved, self.program.processes
+            self.spec.engine, trained.graph, trained.resolved, self.program.processes
         )
+
+    @property
+    def weighted(self) -> Weighted | None:
+        """The examples that the spec values; ``None`` where it only trains."""
+        edge = self.compiled.graph.valued
+        if self._parts is None or edge is None or edge.valuation is None:
+            return None
+        return Weighted(self._found, self._parts, self.program, edge.valuation)
 
     @property
     def spec(self) -> Spec:
@@ -106,18 +120,28 @@ class SpecFront:
                 solving=_solving(declared),
                 memory=self.spec.engine.memory is not None,
             )
+            declared = self._counted(declared)
         traced = replace(declared, settings=replace(declared.settings, device=str(device)))
-        traced = self._spread(traced.map(problem=lambda one: replace(one, facts=facts[one.name])))
+        traced = self._spread(traced.map(problem=lambda one: replace(one, facts=facts.get(one.name))))
         if wrong := [*check_trajectories(traced, self.program), *diagnose_methods(traced)]:
             raise self._document.report(wrong)
         return compile_graph(traced)
 
+    def _counted(self, declared: Graph) -> Graph:
+        """With how many examples there are to value, and the shapes of their gradients."""
+        if self._parts is None:
+            return declared
+        counted = Weighted(self._found, self._parts, self.program, self._parts.method or valuation("logra")).counted
+        return declared.map(problem=lambda one: replace(one, weights=counted(one.weights)) if one.weights else one)
+
 
 def _answering(graph: Graph) -> set[str]:
     """Lowers whose responses may be evaluated in forward mode."""
-    return {edge.lower for edge in graph.edges if edge.flow.down and (not edge.method or edge.method.forward)}
+    edges = graph.trained.edges
+    return {edge.lower for edge in edges if edge.flow.down and (not edge.method or edge.method.forward)}
 
 
 def _solving(graph: Graph) -> set[str]:
     """Lowers of whose gradients graphs may be kept."""
-    return {edge.lower for edge in graph.edges if edge.flow.down and (not edge.method or edge.method.second_order)}
+    edges = graph.trained.edges
+    return {edge.lower for edge in edges if edge.flow.down and (not edge.method or edge.method.second_order)}

@@ -36,6 +36,11 @@ class ExampleWeightsSpec(SpecModel):
         description="Gives the model's outputs, `[examples, ..., d]`: a function of the batch as `batch` and of the "
         "problem below by its name.",
     )
+    scale: float = Field(
+        default=1.0,
+        gt=0,
+        description="Of a gaussian: the loss is this times half the squared distance from the mean, 2 for its square.",
+    )
     layers: Annotated[list[str] | None, BeforeValidator(_listed)] = Field(
         default=None,
         description="Parts of the module that are valued: names, or patterns such as `layers.*`; all where empty.",

@@ -16,7 +16,7 @@ CASES = {
         """\
 SpecError: problems.classifier.unrol: unknown field 'unrol'
   where     spec.yaml:9:5
-  expected  one of module, parameters, loss, data, optimizer, initial, scheduler, unroll, precision, scaler, activation_checkpointing, gradient_accumulation, gradient_clipping, warm_up, shard_parameters
+  expected  one of module, parameters, loss, data, optimizer, initial, scheduler, unroll, precision, scaler, activation_checkpointing, gradient_accumulation, gradient_clipping, warm_up, example_weights, shard_parameters
   try       unroll
 """,
     ),

@@ -29,7 +29,7 @@ SpecError: problems.classifier.module.args.widht: 'program:Net' takes no argumen
 SpecError: problems.classifier.unrol: unknown field 'unrol'
   where     spec.yaml:9:5
   expected  one of module, parameters, loss, data, optimizer, initial, scheduler, unroll, precision, scaler, \
-activation_checkpointing, gradient_accumulation, gradient_clipping, warm_up, shard_parameters
+activation_checkpointing, gradient_accumulation, gradient_clipping, warm_up, example_weights, shard_parameters
   try       unroll
 
 SpecError: problems.weigher.module: 'program' has no 'Wiegher'
