@@ -118,8 +118,8 @@ def _source(data: Any) -> Iterable[Any]:
         )
     if iter(data) is data:
         raise BettyError(
-            f"found {type(data).__name__}, which can be gone through once only: expected a DataLoader, a data set, or a "
-            "list of batches"
+            f"found {type(data).__name__}, which can be gone through once only: expected a DataLoader, a data set, or "
+            "a list of batches"
         )
     return data
 

@@ -18,7 +18,7 @@ class Ensemble:
 
     With ``trak`` and models trained from several seeds it is the TRAK of Park et al. (2023), arXiv:2303.14186,
     section 3; with ``identity``, the checkpoints of one training and their learning rates as weights it is TracIn,
-    Pruthi et al. (2020), arXiv:2002.08484, section 3.2 (divided by the sum of the rates); any other method takes part alike.
+    Pruthi et al. (2020), arXiv:2002.08484, section 3.2, divided by the sum of the rates.
 
     Args:
         valuations: At least one; all have logged the same ids.

@@ -31,7 +31,7 @@ KNOWN: dict[Any, tuple[Likelihood, float]] = {
 
 
 def to_task(
-    loss: Callable[..., Any],
+    loss: Callable[..., Any] | Task,
     likelihood: Likelihood | None = None,
     outputs: Callable[[nn.Module, Any], Tensor] | None = None,
 ) -> Task:
@@ -92,7 +92,7 @@ def _without_reduction(loss: Callable[..., Any]) -> tuple[Callable[..., Any], Li
         kind = None
     if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
         loss = copy.copy(loss)
-        loss.reduction = "none"
+        object.__setattr__(loss, "reduction", "none")
         return loss, kind, scale
     try:
         takes = "reduction" in inspect.signature(loss).parameters

@@ -207,7 +207,7 @@ class Valuation:
                 recorded.losses = losses          # for `trak` and reports; may be left out
                 losses.sum().backward()
 
-        The backward pass is that of the *sum* of the losses of the examples, whose parameters' ``grad`` are filled as ever.
+        The backward pass is that of the *sum* of the losses of the examples; parameters' ``grad`` are filled as ever.
         The model may be in training: then the scores are of the gradients as they were when they were recorded.
 
         Args:
@@ -240,12 +240,12 @@ class Valuation:
         return torch.cat(parts) if parts else torch.zeros(0, space.size)
 
     def score(self, queries: Any, *, relative: bool = False) -> Tensor:
-        """The influence of every logged example on every query.
+        r"""The influence of every logged example on every query.
 
         Args:
             queries: A ``DataLoader``, a data set, a list of batches, or one batch.
             relative: Divide by the root of the example's self-influence, which takes atypical examples down:
-                :math:`\\ell`-RelatIF, Barshan et al. (2020), arXiv:2003.11630, section 3.2.
+                :math:`\ell`-RelatIF, Barshan et al. (2020), arXiv:2003.11630, section 3.2.
 
         Returns:
             float32 ``[queries, examples]`` on the CPU; columns in the order of :attr:`ids`. The store is streamed in
@@ -266,9 +266,9 @@ class Valuation:
         return Top(store.ids[helpful], low, store.ids[harmful], high)
 
     def self_influence(self) -> Tensor:
-        """How much each logged example lowers its own loss, float32 ``[examples]``: high for wrong labels and outliers.
+        r"""How much each logged example lowers its own loss, float32 ``[examples]``: high for wrong labels.
 
-        :math:`\\frac1N \\nabla l_i^\\top (H + \\delta I)^{-1} \\nabla l_i`, not negative.
+        :math:`\frac1N \nabla l_i^\top (H + \delta I)^{-1} \nabla l_i`, not negative.
         """
         store = self._logged()
         if self._own is None or self._own[0] != len(store):
@@ -312,7 +312,8 @@ class Valuation:
         """Write ids, losses and stored gradients as ``.npz``, ``.parquet`` or a folder of Hugging Face ``datasets``."""
         from betty.valuation.export import export
 
-        return export(self._logged(), Path(path))
+        written: Path = export(self._logged(), Path(path))
+        return written
 
     # Within
 

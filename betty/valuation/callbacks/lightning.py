@@ -28,7 +28,7 @@ class ValuationCallback(Callback):
         callback.valuation.top(test_loader, k=5)
 
     Args:
-        loss: As of :class:`~betty.valuation.Valuation`; ``loss(module, batch)`` has the ``LightningModule`` for its model.
+        loss: As of :class:`~betty.valuation.Valuation`; its model is the ``LightningModule``.
         store: Folder of the logged gradients.
         method: As of :class:`~betty.valuation.Valuation`.
         options: Of the valuation and its method.

@@ -17,7 +17,7 @@ IGNORED = -100
 
 
 def logits(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """The model's logits: ``[n, classes]``, or ``[n, t - 1, words]``, those that have a next word, of a causal model."""
+    """The model's logits: ``[n, classes]``, or ``[n, t - 1, words]`` of a causal model, for words that have a next."""
     found: Tensor = model(**{key: value for key, value in batch.items() if key != "labels"}).logits
     return found[:, :-1] if causal(found, batch) else found
 
@@ -41,16 +41,18 @@ def losses_of(outputs: Tensor, batch: Mapping[str, Any]) -> Tensor:
     """
     wanted = targets(outputs, batch)
     if wanted.is_floating_point():
-        return (outputs.reshape(len(wanted), -1) - wanted.reshape(len(wanted), -1)).square().mean(1)
+        error: Tensor = outputs.reshape(len(wanted), -1) - wanted.reshape(len(wanted), -1)
+        return error.square().mean(1)
     if outputs.dim() == 2:
         return functional.cross_entropy(outputs, wanted, reduction="none")
     each = functional.cross_entropy(outputs.transpose(1, 2), wanted, reduction="none", ignore_index=IGNORED)
-    return each.sum(1) / (wanted != IGNORED).sum(1).clamp(min=1)
+    found: Tensor = each.sum(1) / (wanted != IGNORED).sum(1).clamp(min=1)
+    return found
 
 
 def counted(batch: Mapping[str, Any]) -> Tensor:
     """The weight of each position in the loss of its sequence, ``[n, t]``."""
-    kept = (batch["labels"][:, 1:] != IGNORED).float()
+    kept: Tensor = (batch["labels"][:, 1:] != IGNORED).float()
     return kept / kept.sum(1, keepdim=True).clamp(min=1)
 
 

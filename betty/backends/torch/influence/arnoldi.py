@@ -12,8 +12,8 @@ def leading_pairs(curvature: Curvature, iterations: int, rank: int, seed: int) -
     """The eigenvalues of greatest magnitude ``[r]`` and their eigenvectors ``[r, size]``.
 
     Arnoldi's iteration from a random vector, every new one made orthogonal to all before it twice. The curvature is
-    symmetric, so that what is projected on the Krylov space is too. Inexact: only directions that the iteration has met are
-    seen, and the others count as having no curvature and no influence.
+    symmetric, so that what is projected on the Krylov space is too. Inexact: only directions that the iteration has met
+    are seen, and the others count as having no curvature and no influence.
 
     Args:
         curvature: Products with it.

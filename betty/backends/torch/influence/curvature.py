@@ -43,8 +43,8 @@ class Curvature:
     ) -> None:
         if kind == "gauss_newton" and task.outputs is None:
             raise RunError(
-                "Gauss-Newton products need the model's outputs: expected loss(outputs, targets), or outputs=... beside a "
-                "loss of the model and batch, or curvature='hessian'"
+                "Gauss-Newton products need the model's outputs: expected loss(outputs, targets), or outputs=... "
+                "beside a loss of the model and batch, or curvature='hessian'"
             )
         load_formulas()
         self.model, self.task, self.batches, self.units, self.kind = model, task, batches, tuple(units), kind
@@ -83,7 +83,8 @@ class Curvature:
         return float((signs * self.product(signs)).sum() / draws)
 
     def _rows(self, vectors: Tensor, only: int | None) -> Tensor:
-        tangents, start = {}, 0
+        tangents: dict[str, Tensor] = {}
+        start = 0
         for unit in self.units:
             tangents |= unit.split(vectors[:, start : start + unit.size])
             start += unit.size
@@ -113,11 +114,11 @@ class Curvature:
             found: Tensor = functional_call(caller, _named({**self._rest, **at}), (batch,))
             return found
 
-        found, back = vjp(outputs, self._at)
+        found, back, *_ = vjp(outputs, self._at)
         inner = self._inner(place, found, batch)
 
         def along(tangent: dict[str, Tensor]) -> dict[str, Tensor]:
-            _, moved = jvp(outputs, (self._at,), (tangent,))
+            moved: Tensor = jvp(outputs, (self._at,), (tangent,))[1]
             pulled = torch.einsum("nij,nj->ni", inner, moved.flatten(1)).view_as(found)
             slopes: dict[str, Tensor] = back(pulled)[0]
             return slopes

@@ -12,7 +12,7 @@ from betty.backends.torch.influence.curvature import Curvature
 def series(
     curvature: Curvature, rows: Tensor, *, damping: float, iterations: int, repeat: int, scale: float, seed: int
 ) -> Tensor:
-    """LiSSA: ``h <- v + (I - (H_b + damping) / scale) h`` over random batches ``b``; ``h / scale`` tends to the inverse.
+    """LiSSA: ``h <- v + (I - (H_b + damping) / scale) h`` over random batches ``b``; ``h / scale`` is the result.
 
     Inexact: the mean over batches is right in the limit, and a finite number of iterations leaves out directions of a
     curvature below about ``scale / iterations``. With one batch it is the Neumann series.

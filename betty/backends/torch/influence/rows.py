@@ -29,8 +29,8 @@ class Solved:
 def conjugate_gradients(product: Callable[[Tensor], Tensor], rows: Tensor, iterations: int, tolerance: float) -> Solved:
     """Row by row what :class:`betty.backends.torch.methods.cg.CG` gives, with one product an iteration for all rows.
 
-    Each row has step lengths of its own, and leaves the product when it has arrived; a row that meets negative curvature
-    keeps what it has.
+    Each row has step lengths of its own, and leaves the product when it has arrived; a row that meets negative
+    curvature keeps what it has.
 
     Args:
         product: ``[m, size] -> [m, size]``, the damped curvature times each row.

@@ -79,8 +79,9 @@ def _dense(options: Mapping[str, Any], seed: int) -> Callable[[Curvature, float]
         inverse = torch.where(singular, 0.0, damped.reciprocal())
 
         def solve(rows: Tensor) -> Tensor:
-            found = (rows.double() @ vectors.to(rows.device)) * inverse.to(rows.device)
-            return (found @ vectors.T.to(rows.device)).to(rows)
+            found: Tensor = (rows.double() @ vectors.to(rows.device)) * inverse.to(rows.device)
+            back: Tensor = found @ vectors.T.to(rows.device)
+            return back.to(rows)
 
         return solve
 

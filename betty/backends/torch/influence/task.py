@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,8 +24,8 @@ class Task:
         losses_of: ``(outputs, batch) -> [n]``, of which ``losses`` is the composition with ``outputs``.
         likelihood: Of the outputs.
         scale: Of a gaussian: the loss is ``scale * |f - y|^2 / 2``, summed over outputs and weighted positions.
-        weights: ``batch -> [n, t]``: how much each position counts in the loss of its example (masks, means); ones where
-            there is none.
+        weights: ``batch -> [n, t]``: how much each position counts in the loss of its example (masks, means); ones
+            where there is none.
     """
 
     losses: Callable[[nn.Module, Any], Tensor]
@@ -38,8 +39,8 @@ class Task:
         r"""Losses ``[n]`` for labels that are drawn from the model: the mean of their gradients' outer products is the
         true Fisher information, which for these likelihoods is the Gauss-Newton matrix.
 
-        A position of weight ``w`` has a Hessian ``w`` times that of its likelihood, hence a loss of ``sqrt(w)`` times it;
-        labels of different positions are drawn apart, so that their products vanish in the mean.
+        A position of weight ``w`` has a Hessian ``w`` times that of its likelihood, hence a loss of ``sqrt(w)`` times
+        it; labels of different positions are drawn apart, so that their products vanish in the mean.
 
         Raises:
             RunError: The task has no likelihood.
@@ -50,7 +51,7 @@ class Task:
                 "model and batch), or fisher='empirical'"
             )
         found = self.outputs(model, batch)
-        each = _drawn(found, self.likelihood, generator) * self.scale**0.5
+        each: Tensor = _drawn(_wide(found), self.likelihood, generator) * math.sqrt(self.scale)
         if self.weights is not None:
             each = each * self.weights(batch).to(each).sqrt()
         return each.flatten(1).sum(1) if each.dim() > 1 else each
@@ -66,8 +67,9 @@ class Task:
         """
         hessian = self.curvature(outputs, batch)
         values, vectors = torch.linalg.eigh(hessian.double())
-        columns = vectors * values.clamp(min=0).sqrt().unsqueeze(-2)
-        return columns.movedim(-1, 0).reshape(-1, *outputs.shape).to(outputs.dtype)
+        columns: Tensor = vectors * values.clamp(min=0).sqrt().unsqueeze(-2)
+        found: Tensor = columns.movedim(-1, 0).reshape(-1, *outputs.shape).to(outputs.dtype)
+        return found
 
     def curvature(self, outputs: Tensor, batch: Any) -> Tensor:
         """The Hessian of each example's loss by its outputs, all of its positions together, ``[n, d, d]``."""
@@ -78,7 +80,8 @@ class Task:
             )
         flat = outputs.detach().flatten(1)
         if self.likelihood is not None:
-            return _information(outputs.detach(), self.likelihood, self._counted(outputs, batch))
+            wide = _wide(outputs.detach())
+            return _information(wide, self.likelihood, self._counted(wide, batch))
         count, size = flat.shape
         rows = []
         leaf = flat.clone().requires_grad_()
@@ -94,6 +97,11 @@ class Task:
         shape = outputs.shape if self.likelihood == "bernoulli" else outputs.shape[:-1]
         ones = outputs.new_full(shape, self.scale)
         return ones if self.weights is None else ones * self.weights(batch).to(ones)
+
+
+def _wide(outputs: Tensor) -> Tensor:
+    """``[n, ..., d]``, also of a model that gives one number for each example."""
+    return outputs.unsqueeze(-1) if outputs.dim() == 1 else outputs
 
 
 def _drawn(outputs: Tensor, likelihood: str, generator: Generator | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Per-example gradients of layers: what is differentiated together, and sums of outer products before they are summed."""
+"""Per-example gradients of layers, as outer products that are not summed yet."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Outer:
         return torch.einsum("ntr,ntc->nrc", self.left, self.right)
 
     def projected(self, left: Tensor | None, right: Tensor | None) -> Tensor:
-        """``[n, r, s]``: ``left @ gradient @ right^T`` without the gradient, for ``left [r, rows], right [s, columns]``."""
+        """``left @ gradient @ right^T``, ``[n, r, s]``, for ``left [r, rows]`` and ``right [s, columns]``."""
         other = self.right if right is None else self.right @ right.T
         if self.indexed:
             if left is None:

@@ -21,7 +21,7 @@ def packed(manifest: Manifest, ids: Tensor, losses: Tensor, rows: Tensor) -> lis
     """The sections of a shard."""
     scales, entries = _encoded(manifest, rows)
     parts = [ids.contiguous(), losses.float().contiguous(), *([scales] if scales is not None else []), entries]
-    return [memoryview(part.numpy()).cast("B") for part in parts if part.numel()]
+    return [part.numpy().reshape(-1).view(np.uint8).data for part in parts if part.numel()]
 
 
 def _encoded(manifest: Manifest, rows: Tensor) -> tuple[Tensor | None, Tensor]:
