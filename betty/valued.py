@@ -12,6 +12,7 @@ from torch import nn
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.influence.task import Task
 from betty.backends.torch.ordered import Ordered
+from betty.backends.torch.rejoining import alone
 from betty.backends.torch.trainer import Observer
 from betty.engine import Engine
 from betty.ir.compile import Compiled
@@ -133,6 +134,12 @@ class Valued:
         if resume is not None:
             return self.engine.resume(resume, anyway=anyway, observers=observers, values=False)
         return self.engine.run(iterations, out=out, observers=observers, values=False)
+
+    def folder_of(self, result: Result) -> Path:
+        """The folder of a run, which the first of several processes tells the others."""
+        found = alone(self.weighted.processes, lambda: result.folder, "finding the folder of the run")
+        assert found is not None, "the run was written"
+        return found
 
     def load(self, path: str | Path) -> None:
         """Take the parameters of a run: its folder, its ``weights.pt``, or a file with the model's own state dict.

@@ -16,6 +16,7 @@ from betty.backends.torch.influence.recording import Recorder
 from betty.backends.torch.influence.task import Task
 from betty.backends.torch.objective import View
 from betty.backends.torch.ordered import Ordered, size_of
+from betty.backends.torch.processes import Processes
 from betty.backends.torch.program import Program
 from betty.backends.torch.random import derived_seed
 from betty.build import ordered
@@ -58,6 +59,11 @@ class Weighted:
     @property
     def model(self) -> nn.Module:
         return self._program[self._parts.lower].module
+
+    @property
+    def processes(self) -> Processes | None:
+        """Those that share the work; ``None`` where there is one."""
+        return self._program.processes
 
     @property
     def task(self) -> Task:
@@ -131,7 +137,9 @@ class Weighted:
         valuation = self.valuation(folder / STORE)
         valuation.log(self.train_batches(), progress=tell)
         queries = self.query_batches()
-        found = {"ids": valuation.ids, "losses": valuation.losses, "self_influence": valuation.self_influence()}
+        found = {"ids": valuation.ids, "losses": valuation.losses}
+        if not self.method.declared.solves:  # which would take a solve for each example
+            found["self_influence"] = valuation.self_influence()
         if queries is not None:
             found["scores"] = valuation.score(queries)
         if self._program.processes is None or self._program.processes.rank == 0:

@@ -13,6 +13,7 @@ from betty.cli.compile import compile_command
 from betty.cli.options import RENDER_DEFAULT
 from betty.cli.run import run_command
 from betty.cli.schema import schema_command
+from betty.cli.value import value_command
 from betty.ir.diagnostics import BettyError, GraphError, SpecError
 
 BARE = {"--render": RENDER_DEFAULT, "--resume": ""}
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command("compile")(compile_command)
 app.command("check")(check_command)
 app.command("run")(run_command)
+app.command("value")(value_command)
 app.command("schema")(schema_command)
 
 
