@@ -95,7 +95,7 @@ class Sweep:
 
     def gradients(self, batch: Batch, losses: Losses) -> tuple[Gradients, Tensor]:
         """The gradients of the examples of one batch, and their losses."""
-        with self.recorder.alone(), self.recorder.recording(), self._casting():
+        with self.recorder.alone(), self.recorder.recording(batch.count), self._casting():
             found = checked(losses(self.model, batch.data), batch.count, self.tokens)
         self._backward(found)
         taken = self.recorder.take(found.numel() if self.tokens else batch.count)

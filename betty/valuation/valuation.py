@@ -221,7 +221,7 @@ class Valuation:
         store = self._made(recorded=True)
         found = whole_ids(ids, len(ids))
         recorded = Recorded()
-        with self._sweep.recorder.recording():
+        with self._sweep.recorder.recording(len(found)):
             yield recorded
         taken = self._sweep.recorder.take(len(found))
         if self._sweep.fallback is not None:

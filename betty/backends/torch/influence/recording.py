@@ -46,6 +46,7 @@ class Recorder:
         self._hooked: dict[nn.Module, tuple[Unit, Kind, bool]] = {}
         self._outers: dict[str, list[Outer]] = {}
         self._vectors: dict[str, Tensor] = {}
+        self._count: int | None = None
         self.left_out: dict[str, str] = {}
         chosen = _chosen(model, layers)
         self.units, self.lone = self._assigned(chosen)
@@ -87,9 +88,13 @@ class Recorder:
         return tuple(sorted(units.values(), key=lambda unit: order[unit.parameters[0]])), tuple(lone)
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Record what passes through the layers within; nothing from before is left."""
-        self._outers, self._vectors = {}, {}
+    def recording(self, count: int | None = None) -> Iterator[None]:
+        """Record what passes through the layers within; nothing from before is left.
+
+        Args:
+            count: Examples of the batch, by which embeddings of positions are told, that all examples share.
+        """
+        self._outers, self._vectors, self._count = {}, {}, count
         handles = [layer.register_forward_hook(self._forward, with_kwargs=True) for layer in self._hooked]
         try:
             yield
@@ -116,6 +121,10 @@ class Recorder:
             return None
         given = args[0] if args else kwargs["input"]
         changed = None
+        if isinstance(layer, nn.Embedding) and _shared(given, self._count):
+            # A copy for each example, as the gradient of one that they share is summed before it is seen.
+            given, output = (_copies(tensor, given.dim(), self._count) for tensor in (given, output))
+            changed = output
         if not output.requires_grad:
             # A copy, as a layer after it may write in place.
             output = changed = output.detach().requires_grad_().clone()
@@ -142,6 +151,16 @@ class Recorder:
             known = self._vectors.get(unit.name)
             self._vectors[unit.name] = found if known is None else known + found
 
+    def _torn(self, count: int) -> str:
+        """Which layers do not have one row for each example."""
+        seen = {name: len(outers[0].right) for name, outers in self._outers.items()}
+        seen |= {name: len(found) for name, found in self._vectors.items()}
+        wrong = [f"{name} (of {rows})" for name, rows in seen.items() if rows != count]
+        return (
+            f"layers have seen batches of other sizes than {count} examples: {listing(wrong)}; gradients of single "
+            "examples need inputs whose first dimension is theirs: choose other layers (layers=[...])"
+        )
+
     def take(self, count: int | None = None) -> Gradients:
         """What the backward pass has brought, for ``count`` examples.
 
@@ -154,10 +173,24 @@ class Recorder:
             raise BettyError("no gradient has reached a layer: expected a backward pass of the sum of the losses")
         asked = count if count is not None else max(sizes, default=0)
         if sizes - {asked}:
-            raise BettyError(f"{asked} examples, and layers that have seen {listing([str(one) for one in sizes])}")
+            raise BettyError(self._torn(asked))
         taken = Gradients(asked, dict(self._outers), dict(self._vectors))
         self._outers, self._vectors = {}, {}
         return taken
+
+
+def _shared(given: Tensor, count: int | None) -> bool:
+    """Whether an embedding is of positions, the same for all examples: ``arange(t)``, alone or as ``[1, t]``."""
+    if count is None or given.dim() > 2 or (given.dim() == 2 and (len(given) != 1 or count == 1)):
+        return False
+    row = given.flatten()
+    return bool(torch.equal(row, torch.arange(len(row), device=row.device, dtype=row.dtype)))
+
+
+def _copies(tensor: Tensor, dimensions: int, count: int | None) -> Tensor:
+    assert count is not None
+    rows = tensor if dimensions == 2 else tensor.unsqueeze(0)
+    return rows.expand(count, *rows.shape[1:])
 
 
 def _unit(path: str, layer: nn.Module, kind: Kind, names: Sequence[str], own: Mapping[str, Tensor]) -> Unit:
