@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXAMPLES := hyper_cleaning ridge_hpo
+EXAMPLES := hyper_cleaning ridge_hpo data_valuation language_model_valuation
 
 .PHONY: run test lint types imports examples docs install clean help
 
@@ -55,7 +55,9 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "betty needs Python 3.11, 3.12 or 3.13; $(PYTHON) is not one. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up $(VENV); the first time takes some minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
+	@# By all cores at once, and what is here too; some files of other packages are written for other Pythons.
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib betty tests >/dev/null 2>&1 || true
 	@touch $(STAMP)
 
 clean:

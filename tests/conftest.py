@@ -12,7 +12,7 @@ from hypothesis import settings
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 # The same examples in every run, so that a failure seen once is seen again.
-settings.register_profile("betty", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("betty", deadline=None, derandomize=True, print_blob=True, max_examples=50)
 settings.load_profile("betty")
 
 

@@ -75,7 +75,7 @@ def picture(valuation: Valuation, model: nn.Module, data: Split, path: Path, sho
     axes[0][3].text(3.5, -5, "most helpful examples", ha="center", color="tab:green")
     axes[0][8].text(3.5, -5, "most harmful examples", ha="center", color="tab:red")
     figure.tight_layout(pad=0.4, rect=(0, 0, 1, 0.96))
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def _image(axis: Any, pixels: Tensor, title: str, colour: str) -> None:

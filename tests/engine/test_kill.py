@@ -27,7 +27,7 @@ KILLS, A_RUN = 50, 5
 def spec_in(folder: Path, text: str) -> Path:
     folder.mkdir()
     (folder / "program.py").write_text(PROGRAM)
-    text = text.replace("METHOD", WARM).replace("iterations: 24", "iterations: 30, checkpoint: {every: 3, keep: 2}")
+    text = text.replace("METHOD", WARM).replace("iterations: 24", "iterations: 18, checkpoint: {every: 2, keep: 2}")
     (folder / "spec.yaml").write_text(text)
     return folder / "spec.yaml"
 

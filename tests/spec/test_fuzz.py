@@ -21,7 +21,7 @@ from betty.spec.load import load
 from tests.spec.mutations import KEYS, VALUES, damaged_data, damaged_text
 from tests.spec.support import write
 
-MANY = settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+MANY = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,7 +109,7 @@ def test_damaged_mappings(data: Any, static: bool) -> None:
 STEPS = st.one_of(st.sampled_from(KEYS), st.integers(0, 2).map(str), st.integers(0, 2).map("[{}]".format))
 
 
-@settings(MANY, max_examples=300)
+@settings(MANY, max_examples=120)
 @given(path=st.lists(STEPS, min_size=1, max_size=5), value=VALUES, static=st.booleans())
 def test_damaging_overrides(folder: Path, path: list[str], value: Any, static: bool) -> None:
     write(folder)
