@@ -105,7 +105,9 @@ class _Attempt:
         part: Any = self.data
         for step in current[:-1]:
             part = part[step]
-        if isinstance(part, dict):
+        if path[0] == "problems" and path[2:] == ("example_weights",):
+            part[path[-1]] = {}  # what else is wrong depends on whether there are any
+        elif isinstance(part, dict):
             part.pop(path[-1], None)
         elif path[0] == "edges" and len(path) == 2:
             part[current[-1]] = _GONE

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from betty.ir import methods
-from betty.ir.methods import ESTIMATORS, INVERSES, PRODUCTS, TRAJECTORIES, Option
+from betty.ir.methods import ESTIMATORS, INVERSES, PRODUCTS, TRAJECTORIES, Declared, Option
 from betty.ir.passes import methods as choosing
 from betty.ir.passes.methods import RULES
+from betty.ir.valuations import VALUATIONS
 
-TABLES = {"inverse": INVERSES, "product": PRODUCTS, "trajectory": TRAJECTORIES, "estimator": ESTIMATORS}
+TABLES: dict[str, Mapping[str, Declared]] = {
+    "inverse": INVERSES,
+    "product": PRODUCTS,
+    "trajectory": TRAJECTORIES,
+    "estimator": ESTIMATORS,
+    "valuation": VALUATIONS,
+}
 
 
 def options_table(kind: str, name: str) -> str:
@@ -29,6 +37,7 @@ def options_table(kind: str, name: str) -> str:
 def _row(name: str, option: Option) -> str:
     bounds = (("at least", option.minimum), ("at most", option.maximum))
     allowed = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None) or "any"
+    allowed = ", ".join(f"`{word}`" for word in option.choices) or allowed
     meaning = option.help.replace("|", "\\|")
     return f"| `{name}` | `{json.dumps(option.default)}` | {allowed} | {meaning} |"
 
