@@ -73,8 +73,8 @@ class Valued:
         return self.compiled.plan
 
     def explain(self) -> str:
-        """The plan as a person reads it."""
-        return self.engine.explain()
+        """The plan as a person reads it, with the time that logging and scoring are expected to take here."""
+        return "\n".join(filter(None, (self.engine.explain(), self.weighted.time_text(self.plan))))
 
     @property
     def name(self) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -18,10 +20,13 @@ from betty.backends.torch.objective import View
 from betty.backends.torch.ordered import Ordered, size_of
 from betty.backends.torch.processes import Processes
 from betty.backends.torch.program import Program
-from betty.backends.torch.random import derived_seed
+from betty.backends.torch.random import derived_seed, replaying
+from betty.backends.torch.tree import sharded
 from betty.build import ordered
 from betty.ir.diagnostics import BettyError, Diagnostic
+from betty.ir.plan import Plan
 from betty.ir.records import Weights
+from betty.ir.telling import time_line
 from betty.ir.valuations import ValuationMethod
 from betty.result import Result
 from betty.runfolder import RunFolder, write_atomically
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
 
 STORE, SCORES = "values", "scores.npz"
 """In the folder of a run: the logged gradients, and scores of the queries."""
+MEASURED = 4
+"""Passes that are timed, of which the fastest counts: the first ones take longer."""
 DECOUPLED = ("AdamW", "Muon", "Adafactor")
 """Optimisers whose decay of weights is no part of the loss."""
 
@@ -104,6 +111,32 @@ class Weighted:
         """Of the training loss: the spec's, or the optimiser's where it acts through the gradient."""
         said = self._parts.weights.weight_decay
         return decay_of(self._program[self._parts.lower].optimizer) if said is None else said
+
+    def seconds(self) -> float:
+        """Of the forward and backward pass of one micro-batch, measured now; nothing of the program is changed.
+
+        0 where parameters are spread over processes, which would all have to take part.
+        """
+        stream = self._program[self._parts.lower].stream
+        leaves = [leaf for leaf in self.model.parameters() if leaf.requires_grad]
+        if stream is None or not leaves or any(map(sharded, leaves)):
+            return 0.0
+        device, modes = self._program.device, {name: one.training for name, one in self.model.named_modules()}
+        found = []
+        with replaying(None, device):
+            batch = stream.peek()
+            self.model.eval()
+            for _ in range(MEASURED):
+                begin = _clock(device)
+                torch.autograd.grad(self.task.losses(self.model, batch).sum(), leaves, allow_unused=True)
+                found.append(_clock(device) - begin)
+        for name, one in self.model.named_modules():
+            one.training = modes[name]
+        return min(found)
+
+    def time_text(self, plan: Plan) -> str:
+        """A line on how long ``plan`` is expected to take here to log and score; empty where that is not known."""
+        return time_line(plan, self.seconds())
 
     def valuation(self, store: str | Path | None = None, **options: Any) -> Valuation:
         """The valuation of the model as it is now.
@@ -178,6 +211,13 @@ def _viewing(name: str, function: OfModel) -> Callable[[nn.Module, Any], Tensor]
         return found
 
     return called
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def decay_of(optimizer: Optimizer | None) -> float:

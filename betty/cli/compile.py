@@ -41,8 +41,10 @@ def compile_command(
 
     All mistakes are reported at once, each with its place in the file; the exit code is then 2.
     """
-    compiled = _compiled(spec, overrides, trust, static)
+    compiled, time = _compiled(spec, overrides, trust, static)
     print(_text(compiled, as_json, emit))
+    if time and not as_json and emit is None:
+        print(time)
     if render is not None:
         from betty.render import render as draw
 
@@ -53,14 +55,16 @@ def compile_command(
             typer.echo(drawn.note, err=True)
 
 
-def _compiled(spec: Path, overrides: list[str], trust: list[str], static: bool) -> Compiled:
+def _compiled(spec: Path, overrides: list[str], trust: list[str], static: bool) -> tuple[Compiled, str]:
+    """The graph and the plan, and how long it is expected to take to value examples, where it does."""
     if static:
         from betty.spec.frontend import compile_source
 
-        return compile_graph(compile_source(spec, overrides, trust, static=True).graph)
+        return compile_graph(compile_source(spec, overrides, trust, static=True).graph), ""
     from betty.engine import Engine
 
-    return Engine(spec, overrides=overrides, trust=trust).compiled
+    engine = Engine(spec, overrides=overrides, trust=trust)
+    return engine.compiled, engine.weighted.time_text(engine.plan) if engine.weighted is not None else ""
 
 
 def _text(compiled: Compiled, as_json: bool, emit: Form | None) -> str:

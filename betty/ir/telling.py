@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from betty.ir.plan import Estimate, Fit, Instruction, Log, Plan, Score, Step
-from betty.ir.quantities import amount, bytes_text, flops_text, plural, three_digits
+from betty.ir.quantities import amount, bytes_text, flops_text, plural, three_digits, time_text
 from betty.ir.rows import Row, because
 from betty.ir.valuations import ValuationMethod
 
@@ -98,3 +98,25 @@ def valuing_lines(plan: Plan) -> Iterator[str]:
 
 def _logs(item: Instruction) -> bool:
     return isinstance(item, Fit | Log)
+
+
+def time_line(plan: Plan, seconds: float) -> str:
+    """How long fitting, logging and scoring are expected to take; empty where no trace was made.
+
+    Args:
+        plan: With its estimates.
+        seconds: Of the forward and backward pass of one micro-batch, as measured.
+    """
+    unit = sum(item.estimate.flops for step in plan for item in step.instructions if item.estimate)
+    items = plan.then.instructions if plan.then is not None else ()
+    known = [(item, item.estimate.flops) for item in items if item.estimate is not None]
+    if not unit or not known:
+        return ""
+    logging = sum(flops for item, flops in known if _logs(item)) / unit * seconds
+    scoring = [flops / unit * seconds for item, flops in known if isinstance(item, Score)]
+    parts = [f"{_duration(logging)} to fit and log", *(f"{_duration(one)} to score" for one in scoring)]
+    return f"time ≈ {', '.join(parts)}, at {time_text(seconds)} for a forward and backward pass, as measured here"
+
+
+def _duration(seconds: float) -> str:
+    return time_text(seconds) if seconds < 1 else f"{three_digits(seconds)} s"

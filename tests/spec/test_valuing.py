@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -240,6 +241,16 @@ def test_the_plan_says_that_it_logs_and_scores() -> None:
     assert "repeat 8, then log and score" in text
     assert "logged and scored, not trained" in text
     assert "store ≈ 704 B on disk: 22 examples × 8 numbers in fp32" in text
+
+
+def test_the_time_that_it_takes_is_measured() -> None:
+    valued = Valued(SPEC)
+    before = [leaf.clone() for leaf in valued.model.parameters()]
+    random = torch.get_rng_state()
+    assert re.search(r"\ntime ≈ [\d.]+ ms to fit and log, [\d.]+ ms to score, at [\d.]+ ms for a", valued.explain())
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(leaf.grad is None for leaf in valued.model.parameters()) and valued.model.training
+    assert all(torch.equal(one, other) for one, other in zip(before, valued.model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", ["graph.svg", "graph.dot", "graph.mmd"])
