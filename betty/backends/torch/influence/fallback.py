@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from betty.backends.torch.influence.units import Unit
 from betty.ir.diagnostics import listing
@@ -45,7 +46,8 @@ class Fallback:
             return found.sum()
 
         tensors = _only_tensors(batch)
-        found = vmap(grad(one), in_dims=(None, 0), randomness="different")(asked, tensors)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no batching rule
+            found = vmap(grad(one), in_dims=(None, 0), randomness="different")(asked, tensors)
         return {name: value.flatten(1) for name, value in found.items()}
 
     def refused(self) -> str:

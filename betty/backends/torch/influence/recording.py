@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from betty.backends.torch.influence.attention import Attended, projections, readable
 from betty.backends.torch.influence.layers import Kind, kind_of, matrix_shape
 from betty.backends.torch.influence.units import Gradients, Outer, Unit
 from betty.ir.diagnostics import BettyError, listing, nearest
@@ -46,6 +47,7 @@ class Recorder:
         self._hooked: dict[nn.Module, tuple[Unit, Kind, bool]] = {}
         self._outers: dict[str, list[Outer]] = {}
         self._vectors: dict[str, Tensor] = {}
+        self._attending: dict[nn.MultiheadAttention, dict[str, Unit]] = {}
         self._count: int | None = None
         self.left_out: dict[str, str] = {}
         chosen = _chosen(model, layers)
@@ -56,8 +58,14 @@ class Recorder:
         hooked: dict[nn.Module, tuple[int, Kind, bool]] = {}
         torn: set[int] = set()
         names = {id(leaf): name for name, leaf in self.model.named_parameters()}
+        within = {
+            part for layer in chosen.values() if isinstance(layer, nn.MultiheadAttention) for part in layer.children()
+        }
         for path, layer in chosen.items():
-            kind = kind_of(layer)
+            if readable(layer):
+                units |= self._attention(path, layer, names)
+                continue
+            kind = None if layer in within else kind_of(layer)
             own = dict(layer.named_parameters(recurse=False))
             weight = own.get("weight")
             if kind is None or weight is None or not all(leaf.requires_grad for leaf in own.values()):
@@ -87,6 +95,22 @@ class Recorder:
         order = {name: place for place, name in enumerate(names.values())}
         return tuple(sorted(units.values(), key=lambda unit: order[unit.parameters[0]])), tuple(lone)
 
+    def _attention(self, path: str, layer: nn.Module, names: Mapping[int, str]) -> dict[int, Unit]:
+        """The projections of an attention as units; those whose parameters are not all trained are left to others."""
+        assert isinstance(layer, nn.MultiheadAttention)
+        own, found = dict(layer.named_parameters()), {}
+        for name, parts in projections(layer).items():
+            leaves = {part: own[part] for part in parts}
+            if not all(leaf.requires_grad for leaf in leaves.values()):
+                continue
+            rows, columns = leaves[parts[0]].shape
+            whole = tuple(tuple(leaf.shape) for leaf in leaves.values())
+            qualified = tuple(names[id(leaf)] for leaf in leaves.values())
+            unit = Unit(f"{path}.{name}".lstrip("."), qualified, whole, rows, columns + len(parts) - 1, True)
+            found[id(leaves[parts[0]])] = unit
+            self._attending.setdefault(layer, {})[name] = unit
+        return found
+
     @contextmanager
     def recording(self, count: int | None = None) -> Iterator[None]:
         """Record what passes through the layers within; nothing from before is left.
@@ -96,9 +120,16 @@ class Recorder:
         """
         self._outers, self._vectors, self._count = {}, {}, count
         handles = [layer.register_forward_hook(self._forward, with_kwargs=True) for layer in self._hooked]
+        fast = torch.backends.mha.get_fastpath_enabled()
         try:
+            for layer, projected in self._attending.items():
+                layer.__dict__["forward"] = Attended(layer, partial(self._seen, projected))
+            torch.backends.mha.set_fastpath_enabled(False)  # which goes around layers
             yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for layer in self._attending:
+                layer.__dict__.pop("forward", None)
             for handle in handles:
                 handle.remove()
 
@@ -126,30 +157,43 @@ class Recorder:
             given, output = (_copies(tensor, given.dim(), self._count) for tensor in (given, output))
             changed = output
         if not output.requires_grad:
-            # A copy, as a layer after it may write in place.
-            output = changed = output.detach().requires_grad_().clone()
+            output = changed = _leaf(output)
         output.register_hook(partial(self._backward, layer, given.detach()))
         return changed
+
+    def _seen(self, units: Mapping[str, Unit], name: str, given: Tensor, output: Tensor, first: int) -> Tensor:
+        if torch.is_grad_enabled() and name in units:
+            output = output if output.requires_grad else _leaf(output)
+            output.register_hook(partial(self._projected, units[name], given.detach(), first))
+        return output
+
+    @torch.no_grad()
+    def _projected(self, unit: Unit, given: Tensor, first: int, slope: Tensor) -> None:
+        given, slope = _alike(given, slope)
+        if self.tokens:
+            given, slope = given.flatten(0, 1).unsqueeze(1), slope.flatten(0, 1).unsqueeze(1)
+        after = unit.rows - first - slope.shape[-1]
+        left = nn.functional.pad(slope, (first, after)) if unit.rows != slope.shape[-1] else slope
+        self._add(unit, Outer(left, given), unit.biased)
 
     @torch.no_grad()
     def _backward(self, layer: nn.Module, given: Tensor, slope: Tensor) -> None:
         unit, kind, biased = self._hooked[layer]
-        if given.is_floating_point() and given.dtype in HALF:
-            given = given.float()
-        slope = slope.float() if slope.dtype in HALF else slope
-        if given.is_floating_point() and given.dtype != slope.dtype:
-            given = given.to(slope.dtype)
+        given, slope = _alike(given, slope)
         if self.tokens and given.dim() > (2 if not isinstance(layer, nn.Embedding) else 1):
             given, slope = given.flatten(0, 1), slope.flatten(0, 1)
         found = kind.use(layer, given, slope)
         if isinstance(found, Outer):
-            if unit.biased:
-                ones = found.right.new_full((*found.right.shape[:2], 1), float(biased))
-                found = Outer(found.left, torch.cat([found.right, ones], 2), found.rows)
-            self._outers.setdefault(unit.name, []).append(found)
+            self._add(unit, found, biased)
         else:
             known = self._vectors.get(unit.name)
             self._vectors[unit.name] = found if known is None else known + found
+
+    def _add(self, unit: Unit, found: Outer, biased: bool) -> None:
+        if unit.biased:
+            ones = found.right.new_full((*found.right.shape[:2], 1), float(biased))
+            found = Outer(found.left, torch.cat([found.right, ones], 2), found.rows)
+        self._outers.setdefault(unit.name, []).append(found)
 
     def _torn(self, count: int) -> str:
         """Which layers do not have one row for each example."""
@@ -177,6 +221,17 @@ class Recorder:
         taken = Gradients(asked, dict(self._outers), dict(self._vectors))
         self._outers, self._vectors = {}, {}
         return taken
+
+
+def _leaf(output: Tensor) -> Tensor:
+    """What can be differentiated by, as a copy: a layer after it may write in place."""
+    return output.detach().requires_grad_().clone()
+
+
+def _alike(given: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and slope in one precision, at least single; places are left as they are."""
+    slope = slope.float() if slope.dtype in HALF else slope
+    return (given.to(slope.dtype) if given.is_floating_point() else given), slope
 
 
 def _shared(given: Tensor, count: int | None) -> bool:
