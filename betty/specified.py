@@ -23,6 +23,7 @@ from betty.ir.passes.strategy import fitting
 from betty.ir.sharded import FSDP
 from betty.ir.valuations import valuation
 from betty.spec.dump import to_yaml
+from betty.spec.frontend import Program as Parsed
 from betty.spec.frontend import compile_source
 from betty.spec.load import Source
 from betty.spec.models import Spec
@@ -41,7 +42,16 @@ class SpecFront:
     iterate: Callable[[], None] | None = None
 
     def __init__(self, spec: Source, overrides: Sequence[str], trust: Iterable[str]) -> None:
-        found = compile_source(spec, overrides, trust)
+        self._make(compile_source(spec, overrides, trust))
+
+    @classmethod
+    def made(cls, found: Parsed) -> SpecFront:
+        """The front of a spec that has been imported."""
+        front = cls.__new__(cls)
+        front._make(found)
+        return front
+
+    def _make(self, found: Parsed) -> None:
         assert found.resolved is not None
         self._document = found.document
         self._found, self._parts = found, split(found)

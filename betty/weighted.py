@@ -64,6 +64,11 @@ class Weighted:
         return self._parts.lower
 
     @property
+    def training(self) -> Parsed:
+        """The program that is trained, without the weights."""
+        return self._parts.training
+
+    @property
     def model(self) -> nn.Module:
         return self._program[self._parts.lower].module
 

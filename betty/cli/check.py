@@ -65,6 +65,10 @@ def check_command(  # noqa: PLR0913 - one argument an option
         Path | None,
         typer.Option(metavar="FILE", help="Draw error against cost: .png, .svg or .pdf.", show_default=False),
     ] = None,
+    retrainings: Annotated[
+        int,
+        typer.Option(min=0, help="Of a spec that values examples: how often it is trained again on parts of its data."),
+    ] = 0,
     overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody changes it
     trust: Trusted = [],  # noqa: B006
 ) -> None:
@@ -72,12 +76,17 @@ def check_command(  # noqa: PLR0913 - one argument an option
 
     A copy of the program is trained for a while; at several points every method is compared with a reference in
     double precision, and timed beside the lower's own steps. Flags are findings, not errors: the exit code is 0.
+
+    Of a spec that values examples, scores are compared with exact ones, and with what training again gives.
     """
     from betty.engine import Engine
 
     if plot is not None:
         _check_plot(plot)
     engine = Engine(spec, overrides=overrides, trust=trust)
+    if engine.weighted is not None:
+        _values(spec, retrainings, seed or 0, as_json, overrides, trust)
+        return
     with _telling() as tell:
         report = _checked(
             engine,
@@ -106,6 +115,31 @@ def _checked(engine: Engine, tell: Callable[[str], None], folder: Path, **asked:
     except Exception as error:
         print(raised(error, folder), file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+def _values(spec: Path, retrainings: int, seed: int, as_json: bool, overrides: list[str], trust: list[str]) -> None:
+    from betty.trusting import trusted
+    from betty.valued import Valued
+
+    valued = Valued(spec, overrides, trust)
+    try:
+        with _telling() as tell:
+            tell("training")
+            valued.train()
+            valuation = valued.valuation().log(valued.train_batches(), progress=lambda what, done: tell(what))
+            found = trusted(
+                valued,
+                valuation,
+                retrainings=retrainings,
+                seed=seed,
+                progress=lambda what, done: tell(f"{what} {done} of {retrainings}"),
+            )
+    except BettyError:
+        raise
+    except Exception as error:
+        print(raised(error, spec.parent), file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(found.to_json() if as_json else found)
 
 
 @contextmanager

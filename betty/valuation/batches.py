@@ -158,3 +158,19 @@ def moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list | tuple):
         return type(batch)(moved(part, device) for part in batch)
     return batch
+
+
+def token_ids(ids: Tensor, length: int) -> Tensor:
+    """Ids of the tokens of sequences: example and position, ``[n * length, 2]``."""
+    return torch.stack([ids.repeat_interleave(length), torch.arange(length).repeat(len(ids))], 1)
+
+
+def own_rank() -> int:
+    """The place of this process among those that share the work."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def wait() -> None:
+    """Until every process is here, so that what one has written is seen by all."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()

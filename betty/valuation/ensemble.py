@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from betty.ir.diagnostics import BettyError
-from betty.valuation.results import Top
-from betty.valuation.valuation import Valuation, picked
+from betty.valuation.results import Top, picked
+from betty.valuation.valuation import Valuation
 
 
 class Ensemble:

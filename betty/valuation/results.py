@@ -72,3 +72,11 @@ def _listed(pairs: list[dict[str, Any]]) -> str:
 
 def _id(found: int | list[int]) -> str:
     return ":".join(map(str, found)) if isinstance(found, list) else str(found)
+
+
+def picked(scores: Tensor, ids: Tensor, k: int) -> Top:
+    """The extremes of each row of scores ``[queries, examples]``."""
+    k = min(k, scores.shape[1])
+    low, helpful = scores.topk(k, dim=1, largest=False)
+    high, harmful = scores.topk(k, dim=1)
+    return Top(ids[helpful], low, ids[harmful], high)

@@ -8,31 +8,32 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from betty.backends.torch.influence import scoring
-from betty.backends.torch.influence.store import Manifest, Store
-from betty.backends.torch.influence.store.manifest import NAME as MANIFEST
 from betty.backends.torch.influence.task import Task
 from betty.ir.diagnostics import BettyError
-from betty.valuation.batches import Batches, Ids, to_batches, whole_ids
-from betty.valuation.fingerprint import ANY, fingerprint
-from betty.valuation.fitting import Fitted, Fitter
+from betty.valuation.batches import Batches, Ids, own_rank, to_batches, token_ids, wait, whole_ids
+from betty.valuation.fitting import Fitter
 from betty.valuation.losses import Likelihood, to_task
 from betty.valuation.options import Chosen, choose
 from betty.valuation.passes import Losses
 from betty.valuation.recorded import Recorded
 from betty.valuation.results import Top
 from betty.valuation.setting import sweep_of, unwrapped
+from betty.valuation.stored import Stored
+
+if TYPE_CHECKING:
+    from betty.valuation.trust import Trust
 
 Progress = Callable[[str, int], None]
 """Told what is being done and how many examples are done."""
 
 
-class Valuation:
+class Valuation(Stored):
     r"""The influence of training examples on the losses of queries.
 
     The score of example ``i`` for query ``q`` is the derivative of the query's loss by the weight of the example in the
@@ -102,8 +103,7 @@ class Valuation:
         if store is None:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.dtype, self._tokens, self._seed, self._weight_decay = dtype, tokens, seed, weight_decay
-        self._fitted: Fitted | None = None
-        self._store: Store | None = None
+        self._fitted, self._store = None, None
         self._data: Batches | None = None
         self._asked: tuple[int, Tensor] | None = None
         self._own: tuple[int, Tensor] | None = None
@@ -177,13 +177,13 @@ class Valuation:
         assert self._data is not None
         store = self._made(recorded=False)
         known, done = store.logged(), 0
-        with store.writer(_rank()) as writer:
+        with store.writer(own_rank()) as writer:
             for batch, rows, losses in self._rows(self._data, known):
                 writer.append(batch, rows, losses)
                 done += len(rows)
                 if progress is not None:
                     progress("logging", done)
-        _wait()
+        wait()
         store.refresh()
         return self
 
@@ -226,7 +226,7 @@ class Valuation:
         taken = self._sweep.recorder.take(len(found))
         if self._sweep.fallback is not None:
             raise BettyError(self._sweep.fallback.refused())
-        with store.writer(_rank()) as writer:
+        with store.writer(own_rank()) as writer:
             writer.append(found, self._fitted.space.rows(taken), recorded.of(len(found)))
         store.refresh()
 
@@ -315,6 +315,29 @@ class Valuation:
         written: Path = export(self._logged(), Path(path))
         return written
 
+    def check(self, queries: Any, **options: Any) -> Trust:
+        """How far scores can be trusted: beside exact influence, and beside training again.
+
+        Args:
+            queries: As for :meth:`score`.
+            options: As of :func:`betty.valuation.trust.check.check`: ``train``, ``retrainings``, ``reference``, ...
+        """
+        from betty.valuation.trust.check import check
+
+        return check(self, queries, **options)
+
+    def report(self, path: str | Path, queries: Any = None, **options: Any) -> Path:
+        """Write a page that shows queries with their examples, values, and self-influence against loss.
+
+        Args:
+            path: Of the HTML file, which loads nothing.
+            queries: As for :meth:`score`; self-influence alone without.
+            options: As of :func:`betty.valuation.report.making.report`: ``show``, ``labels``, ``trust``, ...
+        """
+        from betty.valuation.report.making import report
+
+        return report(self, queries, path, **options)
+
     # Within
 
     def _question(self, queries: Any, relative: bool) -> tuple[Tensor, float, Tensor | None]:
@@ -344,74 +367,5 @@ class Valuation:
             self._fitted = fitted = self._fitter.from_store(fitted, blocks, len(store))
         return fitted.inverse
 
-    def _space(self) -> Fitted:
-        if self._fitted is None:
-            if (self.folder / MANIFEST).exists():
-                self._logged()
-            self._fitted = self._fitter.kept(self.folder, self._fingerprint(recorded=False))
-        if self._fitted is None and self._logged_without():
-            self._fitted = self._fitter.without_data()
-        if self._fitted is None:
-            raise BettyError(
-                "nothing has been logged yet: valuation.log(train_loader), or a store that has been logged to"
-            )
-        return self._fitted
-
-    def _logged_without(self) -> bool:
-        """Whether the store was filled by a loop of the user's, without statistics."""
-        return (self.folder / MANIFEST).exists() and self._logged().manifest.fingerprint.endswith(ANY)
-
-    def _logged(self) -> Store:
-        if self._store is None:
-            found = Store.open(self.folder)
-            if wrong := found.manifest.differences(self._manifest(found.manifest.dimensions, recorded=False)):
-                raise BettyError("\n  ".join([f"{self.folder}: the store belongs to another model or method", *wrong]))
-            self._store = found
-        return self._store
-
-    def _made(self, *, recorded: bool) -> Store:
-        if self._store is None:
-            self._store = Store.create(self.folder, self._manifest(self._space().space.dimensions, recorded=recorded))
-        return self._store
-
-    def _manifest(self, dimensions: Mapping[str, int], *, recorded: bool) -> Manifest:
-        return Manifest(
-            fingerprint=self._fingerprint(recorded=recorded),
-            method={**self.method.record(), "seed": self._seed, "weight_decay": self._weight_decay},
-            dimensions=dict(dimensions),
-            dtype=self.dtype,
-            tokens=self._tokens,
-        )
-
-    def _fingerprint(self, *, recorded: bool) -> str:
-        return fingerprint(self.model, values=not recorded)
-
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-
-def token_ids(ids: Tensor, length: int) -> Tensor:
-    """Ids of the tokens of sequences: example and position, ``[n * length, 2]``."""
-    return torch.stack([ids.repeat_interleave(length), torch.arange(length).repeat(len(ids))], 1)
-
-
-def picked(scores: Tensor, ids: Tensor, k: int) -> Top:
-    """The extremes of each row of scores."""
-    k = min(k, scores.shape[1])
-    low, helpful = scores.topk(k, dim=1, largest=False)
-    high, harmful = scores.topk(k, dim=1)
-    return Top(ids[helpful], low, ids[harmful], high)
-
-
-def _rank() -> int:
-    import torch.distributed as dist
-
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def _wait() -> None:
-    """Until every process is here, so that what one has written is seen by all."""
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()

@@ -129,7 +129,7 @@ class Factors:
         for key, total in state.items():
             side, _, name = key.partition(".")
             if name:
-                (found.inputs if side == "inputs" else found.outputs)[name] = total
+                (found.inputs if side == "inputs" else found.outputs)[name] = total.clone()
         return found
 
 

@@ -88,8 +88,8 @@ class Task:
         assert self.losses_of is not None
         (slope,) = torch.autograd.grad(self.losses_of(leaf.view_as(outputs), batch).sum(), leaf, create_graph=True)
         for place in range(size):
-            (row,) = torch.autograd.grad(slope[:, place].sum(), leaf, retain_graph=True, allow_unused=True)
-            rows.append(torch.zeros_like(flat) if row is None else row)
+            (row,) = torch.autograd.grad(slope[:, place].sum(), leaf, retain_graph=True, materialize_grads=True)
+            rows.append(row)
         return torch.stack(rows, 1).view(count, size, size)
 
     def _counted(self, outputs: Tensor, batch: Any) -> Tensor:
