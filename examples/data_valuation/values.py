@@ -48,8 +48,14 @@ def auc(values: Tensor, positive: Tensor) -> float:
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(values) - count)))
 
 
-def accuracy(model: nn.Module, data: Split) -> float:
-    return float((model(data.test[0]).argmax(1) == data.test[1]).float().mean())
+def tested(models: list[Classifier], data: Split) -> tuple[float, float]:
+    """The mean accuracy and loss of models on the test set."""
+    images, labels = data.test
+    with torch.no_grad():
+        outputs = [model(images) for model in models]
+    right = [float((found.argmax(1) == labels).float().mean()) for found in outputs]
+    losses = [float(functional.cross_entropy(found, labels)) for found in outputs]
+    return sum(right) / len(right), sum(losses) / len(losses)
 
 
 def valued(model: nn.Module, seed: int, method: str) -> Valuation:
@@ -92,7 +98,9 @@ def main() -> None:
     asked = parser.parse_args()
     data = split(asked.seed)
     model = trained(data, torch.arange(TRAIN), asked.seed)
-    print(f"{int(data.flipped.sum())} of {TRAIN} training labels are wrong; test accuracy {accuracy(model, data):.3f}")
+    print(
+        f"{int(data.flipped.sum())} of {TRAIN} training labels are wrong; test accuracy {tested([model], data)[0]:.3f}"
+    )
     found = {method: valued(model, asked.seed, method) for method in METHODS}
     print("\nmethod     AUC of wrong labels by self-influence   wrong among the first 135")
     for method, valuation in found.items():
@@ -100,14 +108,15 @@ def main() -> None:
         first = own.argsort(descending=True)[: int(data.flipped.sum())]
         print(f"{method:<10} {auc(own, data.flipped):.4f}{'':<35} {float(data.flipped[first].float().mean()):.3f}")
     own = found["ekfac"].self_influence()
-    print("\ntrained again on                              test accuracy")
+    print(f"\n{'trained again on, mean of 5 trainings':<45} test accuracy   test loss")
     for name, keep in {
         "all": torch.arange(TRAIN),
         "without the 135 of highest self-influence": own.argsort()[: TRAIN - 135],
         "without 135 at random": torch.randperm(TRAIN, generator=torch.Generator().manual_seed(1))[: TRAIN - 135],
         "the right labels only": (~data.flipped).nonzero().flatten(),
     }.items():
-        print(f"{name:<45} {accuracy(trained(data, keep, asked.seed), data):.3f}")
+        right, loss = tested([trained(data, keep, asked.seed + place) for place in range(5)], data)
+        print(f"{name:<45} {right:.3f}{'':<11} {loss:.3f}")
     if asked.picture:
         picture(found["ekfac"], model, data, asked.picture)
         print(f"\ntest errors and their examples drawn in {asked.picture}")

@@ -172,7 +172,6 @@ def answer_losses(batch: list[Tensor], model: Any) -> Tensor:
 def capitals(model: Any, seed: int) -> dict[str, Tensor]:
     """The part of the capitals that the model has learned."""
     (asked,) = questions(seed).tensors
-    asked = asked.to(next(model.parameters()).device)
     targets = asked[:, 1:]
     last = (targets != 0).sum(1) - 1
     rows = torch.arange(len(last))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.influence import scoring
-from betty.backends.torch.influence.store import Manifest, Store, files
+from betty.backends.torch.influence.store import Manifest, Store
 from betty.ir.diagnostics import BettyError
 from betty.valuation.export import export
 
@@ -60,8 +62,6 @@ def test_what_is_written_comes_back_in_the_order_of_ids(dtype: str, tmp_path: Pa
 
 @given(queries=st.integers(1, 4), count=st.integers(1, 30), k=st.integers(1, 8), scale=st.sampled_from([1.0, -0.5]))
 def test_scores_are_one_product(queries: int, count: int, k: int, scale: float) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         store = filled(Path(folder), replace(MANIFEST, dtype="fp64"), count)
         asked, divisor = rows(queries, seed=2), torch.rand(count) + 0.5
@@ -87,9 +87,8 @@ def test_several_parts_are_one_store_that_is_read_while_it_is_written(tmp_path: 
     store = Store.create(tmp_path, MANIFEST)
     first, second = store.writer(0), store.writer(1)
     for start in range(0, 20, 4):
-        (first if start % 8 else second).append(
-            torch.arange(start, start + 4), rows()[start : start + 4], torch.ones(4)
-        )
+        ids = torch.arange(start, start + 4)
+        (first if start % 8 else second).append(ids, rows()[ids], torch.ones(4))
     first.close()
     seen = Store.open(tmp_path)
     assert set(seen.ids.tolist()) >= {4, 5, 6, 7, 12, 13, 14, 15}
@@ -166,16 +165,14 @@ def test_what_must_not_be_stored_is_refused(tmp_path: Path) -> None:
     assert torch.equal(store.ids, torch.arange(20))
 
 
-def test_a_full_disk_is_told_and_loses_nothing_that_was_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path)
 
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     writer = Store.open(tmp_path).writer()
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     writer.append(torch.arange(20, 40), rows(), torch.zeros(20))
     with pytest.raises(RunError, match="No space left on device"):
         writer.close()
