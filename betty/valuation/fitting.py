@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,20 @@ class Fitter:
         sweep: What gives gradients.
         weight_decay: Of the training loss; part of its curvature.
         offload: Whether sums are kept on the CPU.
+        ranks: Of `logra`, by names or patterns of layers; the method's rank for others.
     """
 
-    def __init__(self, method: Chosen, sweep: Sweep, *, weight_decay: float, offload: bool) -> None:
+    def __init__(
+        self,
+        method: Chosen,
+        sweep: Sweep,
+        *,
+        weight_decay: float,
+        offload: bool,
+        ranks: Mapping[str, int] | None = None,
+    ) -> None:
         self.method, self.sweep, self.units = method, sweep, sweep.units
-        self.decay, self.offload = weight_decay, offload
+        self.decay, self.offload, self.ranks = weight_decay, offload, dict(ranks or {})
 
     @property
     def damping(self) -> Damping:
@@ -133,6 +142,11 @@ class Fitter:
         return (-torch.expm1(-losses.double())).clamp(min=1e-6).square().reciprocal()
 
     @property
+    def _rank(self) -> int | dict[str, int]:
+        rank: int = self.method["rank"]
+        return {**self.ranks, "*": rank} if self.ranks else rank
+
+    @property
     def _one_block(self) -> bool:
         return self.method.options.get("block") == "whole"
 
@@ -172,7 +186,7 @@ class Fitter:
         factors = Factors(self.units, self._kept())
         for gradients in self._labelled(data, tell, "factors"):
             factors.add(gradients)
-        among, rank = basis(factors.joined(together), self._device()), self.method["rank"]
+        among, rank = basis(factors.joined(together), self._device()), self._rank
         if self.method["init"] == "pca":
             return LoGra.leading(self.units, among, rank, self.sweep.seed)
         corrected = Corrected(self.units, among)
@@ -185,7 +199,7 @@ class Fitter:
             return RandomProjection(self.units, self.method["dimension"], self.sweep.seed)
         first = next(self.sweep.model.parameters())
         kind = first.dtype if first.dtype == torch.float64 else torch.float32
-        return LoGra.random(self.units, self.method["rank"], self.sweep.seed, self._device(), kind)
+        return LoGra.random(self.units, self._rank, self.sweep.seed, self._device(), kind)
 
     def _moments(self, space: Space, whole: bool, passes: Iterator[Gradients]) -> Blocks:
         moments = Moments(space.dimensions, whole=whole)
@@ -258,7 +272,13 @@ class Fitter:
         return Fitted(space, Blocks.restored(whole, found))
 
     def _record(self) -> dict[str, Any]:
-        return {**self.method.record(), "seed": self.sweep.seed, "weight_decay": self.decay, "labels": self._labels()}
+        return {
+            **self.method.record(),
+            "seed": self.sweep.seed,
+            "weight_decay": self.decay,
+            "labels": self._labels(),
+            **({"ranks": self.ranks} if self.ranks else {}),
+        }
 
     def _labels(self) -> str:
         return self.labels if "fisher" in self.method.options else ""

@@ -64,6 +64,7 @@ class Valuation(Stored):
         seed: Of projections and drawn labels.
         tokens: Whether every token of a sequence is an example of its own.
         offload: Whether statistics are kept on the CPU.
+        ranks: Of ``logra``, by names or patterns of layers; ``rank`` holds for the others.
         options: Of the method, such as ``rank=64``.
 
     Raises:
@@ -91,14 +92,19 @@ class Valuation(Stored):
         seed: int = 0,
         tokens: bool = False,
         offload: bool = False,
+        ranks: Mapping[str, int] | None = None,
         **options: Any,
     ) -> None:
         self.method: Chosen = choose(method, options)
+        if not isinstance(ranks, Mapping | None):
+            raise BettyError(
+                f"ranks: found {ranks!r}, expected ranks by layer, such as {{'blocks.*': 8}}; rank holds for all"
+            )
         self.model = unwrapped(model if device is None else model.to(device))
         self.task = to_task(loss, likelihood, outputs)
         self._query: Losses = (self.task if query_loss is None else to_task(query_loss)).losses
         self._sweep = sweep_of(self.model, self.task, layers, precision, tokens=tokens, seed=seed)
-        self._fitter = Fitter(self.method, self._sweep, weight_decay=weight_decay, offload=offload)
+        self._fitter = Fitter(self.method, self._sweep, weight_decay=weight_decay, offload=offload, ranks=ranks)
         self.folder = Path(tempfile.mkdtemp(prefix="betty-values-") if store is None else store)
         if store is None:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)

@@ -171,12 +171,13 @@ def test_tokens_are_examples_of_their_own() -> None:
     ("options", "words"),
     [
         ({"method": "ekfak"}, "did you mean 'ekfac'"),
-        ({"method": "logra", "ranks": 4}, "rank"),
+        ({"method": "logra", "rang": 4}, "did you mean 'rank'"),
         ({"method": "logra", "rank": 0}, "at least 1"),
+        ({"ranks": 4}, "ranks"),
         ({"layers": ["conv9"]}, "conv9"),
         ({"likelihood": "categoricl"}, "did you mean 'categorical'"),
     ],
-    ids=["method", "option", "range", "layer", "likelihood"],
+    ids=["method", "option", "range", "ranks", "layer", "likelihood"],
 )
 def test_a_wrong_argument_is_named_with_what_is_allowed(options: dict[str, Any], words: str) -> None:
     with pytest.raises(BettyError, match=words):

@@ -1,0 +1,221 @@
+"""How well scores foretell training again on half of the data, and what they cost: `python ... [mlp|cnn] [METHOD ...]`.
+
+The linear datamodeling score of Park et al. (2023), arXiv:2303.14186, on scikit-learn's digits: 100 models are trained
+on random halves of 1,350 images, in a few vectorised trainings. For each of 447 queries the scores of a half's members
+are added up and compared, by rank over the halves, with the loss of the model that was trained on it. Where kronfluence
+can be imported it takes part with the same model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from betty.valuation import Valuation
+
+TRAIN, HALVES, TOGETHER, UPDATES, DECAY = 1350, 100, 25, 300, 1e-3
+
+METHODS: list[dict[str, Any]] = [
+    {"name": "identity"},
+    {"name": "cosine"},
+    {"name": "kfac"},
+    {"name": "kfac", "fisher": "empirical"},
+    {"name": "ekfac"},
+    {"name": "ekfac", "fisher": "empirical"},
+    {"name": "logra", "rank": 8},
+    {"name": "logra", "rank": 8, "init": "pca"},
+    {"name": "logra", "rank": 8, "init": "ekfac"},
+    {"name": "logra", "rank": 16, "init": "ekfac"},
+    {"name": "trak"},
+    {"name": "arnoldi"},
+    {"name": "lissa"},
+    {"name": "cg"},
+]
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(256, 10),
+    )
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {"mlp": mlp, "cnn": cnn}
+
+
+def digits() -> tuple[TensorDataset, TensorDataset]:
+    images, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    images = images.float() / 16
+    return tuple(TensorDataset(images[part], labels[part]) for part in (order[:TRAIN], order[TRAIN:]))  # type: ignore[return-value]
+
+
+def trained(make: Callable[[], nn.Module], weights: Tensor, data: TensorDataset) -> dict[str, Tensor]:
+    """Models trained on weighted examples ``[models, examples]``, from one start, by momentum on the whole data."""
+    torch.manual_seed(0)
+    model = make()
+    images, labels = data.tensors
+    leaves = {name: leaf.detach().repeat(len(weights), *[1] * leaf.dim()) for name, leaf in model.named_parameters()}
+
+    def objective(at: dict[str, Tensor], weight: Tensor) -> Tensor:
+        losses = functional.cross_entropy(functional_call(model, at, (images,)), labels, reduction="none")
+        squares = torch.stack([leaf.square().sum() for leaf in at.values()]).sum()
+        return (weight * losses).sum() / weight.sum() + DECAY / 2 * squares
+
+    slopes = vmap(grad(objective))
+    speed = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    for update in range(UPDATES):
+        rate = 0.5 * (1 - update / UPDATES)
+        found = slopes(leaves, weights)
+        speed = {name: 0.9 * speed[name] + found[name] for name in leaves}
+        leaves = {name: leaf - rate * speed[name] for name, leaf in leaves.items()}
+    return leaves
+
+
+def truth(name: str, train: TensorDataset, queries: TensorDataset) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Halves ``[100, 1350]``, the queries' losses after training on them ``[100, 447]``, and the whole model; kept."""
+    path = Path("build") / f"halves-{name}.pt"
+    if path.exists():
+        halves, losses, whole = torch.load(path, weights_only=True)
+        return halves, losses, whole
+    generator = torch.Generator().manual_seed(1)
+    halves = torch.stack([(torch.randperm(TRAIN, generator=generator) < TRAIN // 2).float() for _ in range(HALVES)])
+    model, parts = MODELS[name](), []
+    for some in halves.split(TOGETHER):
+        leaves = trained(MODELS[name], some, train)
+        for place in range(len(some)):
+            one = {key: leaf[place] for key, leaf in leaves.items()}
+            outputs = functional_call(model, one, (queries.tensors[0],))
+            parts.append(functional.cross_entropy(outputs, queries.tensors[1], reduction="none").detach())
+    whole = {key: leaf[0] for key, leaf in trained(MODELS[name], torch.ones(1, TRAIN), train).items()}
+    path.parent.mkdir(exist_ok=True)
+    torch.save((halves, torch.stack(parts), whole), path)
+    return halves, torch.stack(parts), whole
+
+
+def datamodeling(scores: Tensor, halves: Tensor, losses: Tensor) -> float:
+    """The mean over queries of Spearman's correlation over halves."""
+    ranks = [found.argsort(0).argsort(0).double() for found in (halves @ scores.T, losses)]
+    one, other = (rank - rank.mean(0) for rank in ranks)
+    return float(((one * other).sum(0) / (one.norm(dim=0) * other.norm(dim=0))).mean())
+
+
+@contextmanager
+def peak() -> Iterator[list[int]]:
+    """The most resident memory that is taken within beyond what was there before, in MiB."""
+
+    def resident() -> int:
+        text = Path("/proc/self/statm").read_text().split()[1]
+        return int(text) * 4096 >> 20
+
+    first, found, ended = resident(), [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.005):
+            found[0] = max(found[0], resident() - first)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+
+
+def row(name: str, score: float, seconds: tuple[float, float], memory: int, stored: int) -> None:
+    print(
+        f"{name:<44} {score:>6.3f} {seconds[0]:>8.2f} {1000 * seconds[1]:>12.2f} {memory:>10} {stored / 2**20:>8.1f}",
+        flush=True,
+    )
+
+
+def kronfluence(model: nn.Module, strategy: str, train: TensorDataset, queries: TensorDataset) -> Tensor:
+    """Its scores with an empirical Fisher, in our sign."""
+    from kronfluence.analyzer import Analyzer, prepare_model
+    from kronfluence.arguments import FactorArguments
+    from kronfluence.task import Task
+
+    class Classification(Task):  # type: ignore[misc]
+        def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> Tensor:
+            return functional.cross_entropy(model(batch[0]), batch[1], reduction="sum")
+
+        def compute_measurement(self, batch: Any, model: nn.Module) -> Tensor:
+            return functional.cross_entropy(model(batch[0]), batch[1], reduction="sum")
+
+    task = Classification()
+    with tempfile.TemporaryDirectory() as folder:
+        analyzer = Analyzer("v", prepare_model(model, task), task, cpu=True, output_dir=folder, disable_tqdm=True)
+        arguments = FactorArguments(strategy=strategy, use_empirical_fisher=True)
+        analyzer.fit_all_factors("f", train, per_device_batch_size=135, factor_args=arguments)
+        analyzer.compute_pairwise_scores(
+            "s", "f", queries, train, per_device_query_batch_size=149, per_device_train_batch_size=135
+        )
+        found: Tensor = analyzer.load_pairwise_scores("s")["all_modules"]
+    return -found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=MODELS, nargs="?", default="mlp")
+    parser.add_argument("methods", nargs="*", help="names; all without")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    train, queries = digits()
+    halves, losses, whole = truth(asked.model, train, queries)
+    model = MODELS[asked.model]()
+    model.load_state_dict(whole)
+    print(f"{'':<44} {'LDS':>6} {'log (s)':>8} {'query (ms)':>12} {'peak (MiB)':>10} {'MiB':>8}")
+    data, questions = DataLoader(train, batch_size=135), DataLoader(queries, batch_size=149)
+    for method in METHODS:
+        if asked.methods and method["name"] not in asked.methods:
+            continue
+        with peak() as memory:
+            start = time.perf_counter()
+            valuation = Valuation(model, nn.CrossEntropyLoss(), method=method, weight_decay=DECAY).log(data)
+            logged = time.perf_counter()
+            scores = valuation.score(questions)
+            ended = time.perf_counter()
+        seconds = logged - start, (ended - logged) / len(queries)
+        text = " ".join(f"{value}" if key == "name" else f"{key}={value}" for key, value in method.items())
+        row(text, datamodeling(scores, halves, losses), seconds, memory[0], valuation.bytes_on_disk)
+    try:
+        import kronfluence as peer
+    except ImportError:
+        print("kronfluence is not installed")
+        return
+    del peer
+    for strategy in ("ekfac", "kfac"):
+        copy = MODELS[asked.model]()
+        copy.load_state_dict(whole)
+        with peak() as memory:
+            start = time.perf_counter()
+            scores = kronfluence(copy, strategy, train, queries)
+            seconds = time.perf_counter() - start, 0.0
+        row(f"kronfluence {strategy}, all in one", datamodeling(scores, halves, losses), seconds, memory[0], 0)
+
+
+if __name__ == "__main__":
+    main()
