@@ -98,7 +98,7 @@ class Valuation(Stored):
         self.method: Chosen = choose(method, options)
         if not isinstance(ranks, Mapping | None):
             raise BettyError(
-                f"ranks: found {ranks!r}, expected ranks by layer, such as {{'blocks.*': 8}}; rank holds for all"
+                f"ranks: found {ranks!r}, expected ranks by layer, {{'blocks.*': 8}}; rank is for all"
             )
         self.model = unwrapped(model if device is None else model.to(device))
         self.task = to_task(loss, likelihood, outputs)
