@@ -97,9 +97,7 @@ class Valuation(Stored):
     ) -> None:
         self.method: Chosen = choose(method, options)
         if not isinstance(ranks, Mapping | None):
-            raise BettyError(
-                f"ranks: found {ranks!r}, expected ranks by layer, {{'blocks.*': 8}}; rank is for all"
-            )
+            raise BettyError(f"ranks: found {ranks!r}, expected ranks by layer, {{'blocks.*': 8}}; rank is for all")
         self.model = unwrapped(model if device is None else model.to(device))
         self.task = to_task(loss, likelihood, outputs)
         self._query: Losses = (self.task if query_loss is None else to_task(query_loss)).losses

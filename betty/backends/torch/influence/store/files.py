@@ -17,7 +17,7 @@ def write_whole(path: Path, parts: list[bytes | memoryview]) -> None:
     Raises:
         RunError: It cannot be written, with the reason.
     """
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")  # others may write the same
     try:
         with temporary.open("wb") as file:
             for part in parts:

@@ -40,6 +40,8 @@ class Writer:
     def __init__(self, folder: Path, manifest: Manifest, known: set[Any]) -> None:
         self.folder, self.manifest, self._known = folder, manifest, set(known)
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".*.new"):  # by a process that was killed; a part has one writer
+            left.unlink(missing_ok=True)
         path = folder / INDEX
         self._index: list[dict[str, Any]] = read_json(path)["shards"] if path.exists() else []
         self._waiting: queue.Queue[Batch | None] = queue.Queue(WAITING)
