@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 WARM = "{name: cg, iterations: 3, warm_start: true}"
 SPECS = {"two levels": TWO, "three levels": THREE}
-KILLS, A_RUN = 50, 5
+KILLS, A_RUN = {"two levels": 30, "three levels": 20}, 5
 """Kills in all, and how many of them a single run has to survive."""
 
 
@@ -78,9 +78,9 @@ def test_killed_at_any_moment(levels: str, tmp_path: Path) -> None:
     assert whole.returncode == 0, whole.stderr
     expected = torch.load(folder / "whole/weights.pt", weights_only=True)
     killed = writing = number = 0
-    while killed < KILLS:
+    while killed < KILLS[levels]:
         number += 1
-        out, left = f"run{number}", min(A_RUN, KILLS - killed)
+        out, left = f"run{number}", min(A_RUN, KILLS[levels] - killed)
         while left:
             started = begin(folder, out)
             if left % 3 == 0:
