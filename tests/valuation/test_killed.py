@@ -47,6 +47,10 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def shards(folder: Path) -> list[Path]:
+    return list(folder.glob("part-*/*.shard"))
+
+
 def child(folder: Path) -> Started:
     return start(log, ["log", str(folder)], folder=folder.parent)
 
@@ -59,24 +63,28 @@ def test_twenty_kills_leave_no_trace(tmp_path: Path) -> None:
     ended = child(tmp_path / "whole").finish(60)
     length = time.monotonic() - began
     assert ended.returncode == 0, ended.stderr
-    expected = content(tmp_path / "whole")
+    expected, whole = content(tmp_path / "whole"), len(shards(tmp_path / "whole"))
     killed = during = number = 0
     while killed < KILLS:
         number += 1
         folder = tmp_path / f"run{number}"
         for _ in range(5):
-            started = child(folder)
-            time.sleep(draw.uniform(0.3, 1.0) * length)
+            written = len(shards(folder))
+            started, began, wanted = child(folder), time.monotonic(), written + draw.randrange(-3, 12)
+            while started.process.exitcode is None and len(shards(folder)) < wanted:
+                time.sleep(0.0005)
+            if wanted <= written:
+                time.sleep(draw.uniform(0, length))
             pid = started.process.pid
             assert pid is not None
             if started.process.exitcode is None:
                 os.kill(pid, signal.SIGKILL)
             started.process.join(60)
             if started.process.exitcode != -signal.SIGKILL:
+                length = min(length, time.monotonic() - began)  # the first may have waited for other work
                 break
             killed += 1
-            parts = len(list(folder.glob("part-*/*.shard")))
-            during += 0 < parts < len(expected) - 3
+            during += written < len(shards(folder)) < whole
         ended = child(folder).finish(60)
         assert ended.returncode == 0, ended.stderr
         left = {name: one for name, one in content(folder).items() if not Path(name).name.startswith(".")}

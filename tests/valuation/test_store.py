@@ -185,7 +185,7 @@ def test_another_version_and_nothing_at_all_are_told(tmp_path: Path) -> None:
         Store.open(tmp_path)
     filled(tmp_path)
     text = (tmp_path / "manifest.json").read_text()
-    (tmp_path / "manifest.json").write_text(text.replace('"format": 1', '"format": 9'))
+    (tmp_path / "manifest.json").write_text(text.replace('"format": 2', '"format": 9'))
     with pytest.raises(BettyError, match="format 9"):
         Store.open(tmp_path)
     (tmp_path / "manifest.json").write_text(text[:20])

@@ -10,7 +10,7 @@ from typing import Any
 from betty.backends.torch.influence.store.files import read_json, write_json
 from betty.ir.diagnostics import BettyError, listing, nearest
 
-NAME, FORMAT = "manifest.json", 1
+NAME, FORMAT = "manifest.json", 2
 WIDTHS = {"fp32": 4, "bf16": 2, "int8": 1, "fp64": 8}
 """Bytes of an entry by the name of its type."""
 SHARD = 1 << 26

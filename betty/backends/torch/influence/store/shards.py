@@ -1,4 +1,4 @@
-"""One shard as bytes: ids, losses, scales and rows, one section after the other."""
+"""One shard as bytes: rows, scales, losses and ids, one section after the other."""
 
 from __future__ import annotations
 
@@ -12,16 +12,43 @@ import torch
 from torch import Tensor
 
 from betty.backends.torch.errors import RunError
+from betty.backends.torch.influence.store.files import Growing
 from betty.backends.torch.influence.store.manifest import Manifest
 
 KINDS: dict[str, Any] = {"fp32": np.float32, "bf16": np.int16, "int8": np.int8, "fp64": np.float64}
 
 
-def packed(manifest: Manifest, ids: Tensor, losses: Tensor, rows: Tensor) -> list[memoryview]:
-    """The sections of a shard."""
-    scales, entries = _encoded(manifest, rows)
-    parts = [ids.contiguous(), losses.float().contiguous(), *([scales] if scales is not None else []), entries]
-    return [part.numpy().reshape(-1).view(np.uint8).data for part in parts if part.numel()]
+class Packing:
+    """A shard that takes rows as they come: its file grows with each batch, and what is small follows at the end.
+
+    Args:
+        path: Of the shard.
+        manifest: Of the store.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self._file, self._manifest = Growing(path), manifest
+        self._small: list[tuple[Tensor, ...]] = []
+        self.rows = 0
+
+    def add(self, ids: Tensor, rows: Tensor, losses: Tensor) -> None:
+        """Write the rows of some examples, and keep the rest."""
+        scales, entries = _encoded(self._manifest, rows)
+        self._file.write(_bytes(entries))
+        self._small.append((*(() if scales is None else (scales,)), losses.float(), ids))
+        self.rows += len(ids)
+
+    def end(self) -> int:
+        """Write what was kept, and let the shard be seen; its CRC-32."""
+        for parts in zip(*self._small, strict=True):
+            self._file.write(_bytes(torch.cat(parts)))
+        self._file.end()
+        return self._file.checksum
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    found: memoryview = tensor.contiguous().numpy().reshape(-1).view(np.uint8).data
+    return found
 
 
 def _encoded(manifest: Manifest, rows: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -89,30 +116,29 @@ class Shard:
     def ids(self) -> Tensor:
         """int64 ``[rows]``, or ``[rows, 2]`` of tokens."""
         width = 2 if self.manifest.tokens else 1
-        found = torch.from_numpy(np.fromfile(self.path, np.int64, self.rows * width))
+        found = torch.from_numpy(np.fromfile(self.path, np.int64, self.rows * width, offset=self._ids))
         return found.view(-1, 2) if self.manifest.tokens else found
 
     @property
     def losses(self) -> Tensor:
         """float32 ``[rows]``."""
-        return torch.from_numpy(np.fromfile(self.path, np.float32, self.rows, offset=self._ids))
+        return torch.from_numpy(np.fromfile(self.path, np.float32, self.rows, offset=self._ids - 4 * self.rows))
 
     @property
     def _ids(self) -> int:
-        return 8 * self.rows * (2 if self.manifest.tokens else 1)
+        """Where the ids begin: at the end of all."""
+        return self.rows * (self.manifest.row_bytes - 8 * (2 if self.manifest.tokens else 1))
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` in floating point, ``[stop - start, size]``."""
         count, size = stop - start, self.manifest.size
         kind = np.dtype(KINDS[self.manifest.dtype])
-        begin = self._ids + 4 * self.rows
         scales = None
         if self.manifest.dtype == "int8":
             parts = len(self.manifest.dimensions)
-            at = begin + 4 * parts * start
+            at = kind.itemsize * size * self.rows + 4 * parts * start
             scales = torch.from_numpy(np.fromfile(self.path, np.float32, count * parts, offset=at)).view(count, parts)
-            begin += 4 * parts * self.rows
-        mapped = np.memmap(self.path, kind, "r", begin + kind.itemsize * size * start, (count, size))
+        mapped = np.memmap(self.path, kind, "r", kind.itemsize * size * start, (count, size))
         entries = torch.from_numpy(np.array(mapped))
         return _decoded(self.manifest, entries, scales)
 

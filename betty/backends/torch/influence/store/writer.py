@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import queue
 import threading
-import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from betty.backends.torch.errors import RunError
-from betty.backends.torch.influence.store.files import read_json, write_json, write_whole
+from betty.backends.torch.influence.store.files import read_json, write_json
 from betty.backends.torch.influence.store.manifest import Manifest
-from betty.backends.torch.influence.store.shards import packed
+from betty.backends.torch.influence.store.shards import Packing
 from betty.ir.diagnostics import BettyError, listing
 
 INDEX = "index.json"
@@ -46,7 +44,7 @@ class Writer:
         self._index: list[dict[str, Any]] = read_json(path)["shards"] if path.exists() else []
         self._waiting: queue.Queue[Batch | None] = queue.Queue(WAITING)
         self._failure: BaseException | None = None
-        self._buffer: list[Batch] = []
+        self._shard: Packing | None = None
         self._thread = threading.Thread(target=self._work, name="betty-store", daemon=True)
         self._thread.start()
         self._closed = False
@@ -69,7 +67,8 @@ class Writer:
         self._new(ids)
         # Copied off the device here, so that the thread has nothing to do with it.
         rows = rows.detach().cpu()
-        if not bool(rows.isfinite().all()):
+        # Of a whole row, which is faster; a sum may also be too large where each entry is not.
+        if not bool(rows.sum(1).isfinite().all()) and not bool(rows.isfinite().all()):
             wrong = ids[~rows.isfinite().all(1)].tolist()
             raise RunError(f"gradients of {len(wrong)} examples are not finite, such as of {wrong[0]}")
         self._waiting.put((ids.detach().cpu(), rows, losses.detach().float().cpu()))
@@ -111,9 +110,7 @@ class Writer:
             if failed:
                 continue  # so that nobody waits for room
             try:
-                self._buffer.append(batch)
-                if sum(len(one[0]) for one in self._buffer) >= self.manifest.closing_rows:
-                    self._commit()
+                self._take(*batch)
             except BaseException as error:
                 self._failure, failed = error, True
         if not failed:
@@ -122,17 +119,22 @@ class Writer:
             except BaseException as error:
                 self._failure = error
 
+    def _take(self, ids: Tensor, rows: Tensor, losses: Tensor) -> None:
+        if self._shard is None:
+            self._shard = Packing(self.folder / self._name(), self.manifest)
+        self._shard.add(ids, rows, losses)
+        if self._shard.rows >= self.manifest.closing_rows:
+            self._commit()
+
+    def _name(self) -> str:
+        return f"{len(self._index):06d}.shard"
+
     def _commit(self) -> None:
-        if not self._buffer:
+        if self._shard is None:
             return
-        ids, rows, losses = (torch.cat(parts) for parts in zip(*self._buffer, strict=True))
-        self._buffer = []
-        sections, checksum = packed(self.manifest, ids, losses, rows), 0
-        for section in sections:
-            checksum = zlib.crc32(section, checksum)
-        name = f"{len(self._index):06d}.shard"
-        write_whole(self.folder / name, list(sections))
-        self._index.append({"name": name, "rows": len(ids), "crc32": checksum})
+        shard, self._shard = self._shard, None
+        checksum = shard.end()
+        self._index.append({"name": self._name(), "rows": shard.rows, "crc32": checksum})
         write_json(self.folder / INDEX, {"shards": self._index})
 
     def __enter__(self) -> Writer:
