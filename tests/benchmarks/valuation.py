@@ -2,14 +2,13 @@
 
 The linear datamodeling score of Park et al. (2023), arXiv:2303.14186, on scikit-learn's digits: 100 models are trained
 on random halves of 1,350 images, in a few vectorised trainings. For each of 447 queries the scores of a half's members
-are added up and compared, by rank over the halves, with the loss of the model that was trained on it. Where kronfluence
-can be imported it takes part with the same model.
+are added up and compared, by rank over the halves, with the loss of the model that was trained on it. Where
+kronfluence, dattri and TRAK can be imported they take part with the same model.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from betty.valuation import Valuation
+from tests.benchmarks.peers import installed
 
 TRAIN, HALVES, TOGETHER, UPDATES, DECAY = 1350, 100, 25, 300, 1e-3
 
@@ -152,31 +152,6 @@ def row(name: str, score: float, seconds: tuple[float, float], memory: int, stor
     )
 
 
-def kronfluence(model: nn.Module, strategy: str, train: TensorDataset, queries: TensorDataset) -> Tensor:
-    """Its scores with an empirical Fisher, in our sign."""
-    from kronfluence.analyzer import Analyzer, prepare_model
-    from kronfluence.arguments import FactorArguments
-    from kronfluence.task import Task
-
-    class Classification(Task):  # type: ignore[misc]
-        def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> Tensor:
-            return functional.cross_entropy(model(batch[0]), batch[1], reduction="sum")
-
-        def compute_measurement(self, batch: Any, model: nn.Module) -> Tensor:
-            return functional.cross_entropy(model(batch[0]), batch[1], reduction="sum")
-
-    task = Classification()
-    with tempfile.TemporaryDirectory() as folder:
-        analyzer = Analyzer("v", prepare_model(model, task), task, cpu=True, output_dir=folder, disable_tqdm=True)
-        arguments = FactorArguments(strategy=strategy, use_empirical_fisher=True)
-        analyzer.fit_all_factors("f", train, per_device_batch_size=135, factor_args=arguments)
-        analyzer.compute_pairwise_scores(
-            "s", "f", queries, train, per_device_query_batch_size=149, per_device_train_batch_size=135
-        )
-        found: Tensor = analyzer.load_pairwise_scores("s")["all_modules"]
-    return -found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=MODELS, nargs="?", default="mlp")
@@ -201,20 +176,15 @@ def main() -> None:
         seconds = logged - start, (ended - logged) / len(queries)
         text = " ".join(f"{value}" if key == "name" else f"{key}={value}" for key, value in method.items())
         row(text, datamodeling(scores, halves, losses), seconds, memory[0], valuation.bytes_on_disk)
-    try:
-        import kronfluence as peer
-    except ImportError:
-        print("kronfluence is not installed")
-        return
-    del peer
-    for strategy in ("ekfac", "kfac"):
+    peers = {} if asked.methods else installed()
+    for name, peer in peers.items():
         copy = MODELS[asked.model]()
         copy.load_state_dict(whole)
         with peak() as memory:
             start = time.perf_counter()
-            scores = kronfluence(copy, strategy, train, queries)
+            scores = peer(copy, train, queries)
             seconds = time.perf_counter() - start, 0.0
-        row(f"kronfluence {strategy}, all in one", datamodeling(scores, halves, losses), seconds, memory[0], 0)
+        row(f"{name}, all in one", datamodeling(scores, halves, losses), seconds, memory[0], 0)
 
 
 if __name__ == "__main__":
