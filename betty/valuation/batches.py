@@ -29,20 +29,26 @@ class Batches:
         device: Where they go.
         ids: Of the examples of a batch; their places in the data by default.
         share: Which part of how many parts of the batches is this process's.
+        even: Whether every process has to take as many batches as the others, since the model's parts are exchanged
+            on the way: one that has none left then takes the last one along, and its examples do not count.
     """
 
     source: Iterable[Any]
     device: torch.device
     ids: Ids | None = None
     share: tuple[int, int] = (0, 1)
+    even: bool = False
 
     def __iter__(self) -> Iterator[Batch]:
-        seen = 0
+        (own, parts), seen, place, batch = self.share, 0, -1, None
         for place, batch in enumerate(self.source):
             count = size(batch)
-            if place % self.share[1] == self.share[0]:
+            if place % parts == own:
                 yield Batch(moved(batch, self.device), self._ids(batch, seen, count), count)
             seen += count
+        if self.even and batch is not None and own > place % parts:
+            count = size(batch)
+            yield Batch(moved(batch, self.device), self._ids(batch, seen - count, count), count, spare=True)
 
     def _ids(self, batch: Any, seen: int, count: int) -> Tensor:
         if self.ids is None:
@@ -52,11 +58,15 @@ class Batches:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on the device, and the ids of its examples, int64 ``[count]``."""
+    """One batch on the device, and the ids of its examples, int64 ``[count]``.
+
+    A spare one is another process's, computed for the sake of what processes exchange.
+    """
 
     data: Any
     ids: Tensor
     count: int
+    spare: bool = False
 
 
 def whole_ids(ids: Any, count: int) -> Tensor:
@@ -76,7 +86,9 @@ def whole_ids(ids: Any, count: int) -> Tensor:
     return found.long()
 
 
-def to_batches(data: Any, device: torch.device, ids: Ids | None = None, *, share: bool = False) -> Batches:
+def to_batches(
+    data: Any, device: torch.device, ids: Ids | None = None, *, share: bool = False, even: bool = False
+) -> Batches:
     """Batches of a loader, a data set, a list of batches, or of one batch.
 
     Args:
@@ -85,6 +97,7 @@ def to_batches(data: Any, device: torch.device, ids: Ids | None = None, *, share
         device: Where batches go.
         ids: Of the examples of a batch.
         share: Whether each of several processes takes its part of the batches.
+        even: Whether all have to take as many; see :class:`Batches`.
 
     Raises:
         BettyError: It is none of these, can be gone through once only, or comes in another order each time without
@@ -100,7 +113,7 @@ def to_batches(data: Any, device: torch.device, ids: Ids | None = None, *, share
             "loader in the data's own order (every process may have the whole of it)"
         )
     joined = share and not apart and dist.is_available() and dist.is_initialized()
-    return Batches(source, device, ids, (dist.get_rank(), dist.get_world_size()) if joined else (0, 1))
+    return Batches(source, device, ids, (dist.get_rank(), dist.get_world_size()) if joined else (0, 1), even and joined)
 
 
 def _source(data: Any) -> Iterable[Any]:

@@ -151,6 +151,12 @@ class Fitter:
         return self.method.options.get("block") == "whole"
 
     def _solving(self, data: Batches) -> Fitted:
+        if self.sweep.sharded:
+            raise BettyError(
+                f"method {self.method.name}: its products with the curvature need whole parameters, and processes "
+                "share those of this model (FSDP): expected kfac, ekfac, "
+                "logra, gauss_newton, fisher, trak, identity or cosine"
+            )
         inverse = Solving.made(
             self.method.name,
             self.method.options,

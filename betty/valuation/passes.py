@@ -15,6 +15,7 @@ from betty.backends.torch.influence.recording import Recorder
 from betty.backends.torch.influence.task import Task
 from betty.backends.torch.influence.units import Gradients, Unit
 from betty.backends.torch.random import derived_seed
+from betty.backends.torch.tree import sharded
 from betty.ir.diagnostics import BettyError
 from betty.valuation.batches import Batch, Batches
 from betty.valuation.losses import checked
@@ -51,11 +52,18 @@ class Sweep:
     tokens: bool
     seed: int
 
+    @property
+    def sharded(self) -> bool:
+        """Whether processes hold parts of the parameters, so that all have to take every step together."""
+        return any(sharded(leaf) for leaf in self.model.parameters())
+
     def over(self, batches: Batches, losses: Losses | None = None) -> Iterator[tuple[Batch, Gradients, Tensor]]:
         """Each batch, the gradients of its examples and their losses, float32 ``[n]`` (``[n, t]`` of tokens)."""
         with self.evaluating():
             for batch in batches:
-                yield batch, *self.gradients(batch, losses or self.task.losses)
+                found = self.gradients(batch, losses or self.task.losses)
+                if not batch.spare:
+                    yield batch, *found
 
     def drawn(self, batches: Batches) -> Iterator[tuple[Batch, Gradients]]:
         """Each batch and its examples' gradients for labels drawn from the model: the true Fisher information.
@@ -64,13 +72,19 @@ class Sweep:
         """
         with self.evaluating():
             for batch in batches:
-                yield batch, self.gradients(batch, self._drawing(batch))[0]
+                found, _ = self.gradients(batch, self._drawing(batch))
+                if not batch.spare:
+                    yield batch, found
 
     def curved(self, batches: Batches) -> Iterator[tuple[Batch, Iterator[Gradients]]]:
         """Each batch and, one after the other, gradients whose outer products sum up to its Gauss-Newton matrix."""
         with self.evaluating():
             for batch in batches:
-                yield batch, self._columns(batch)
+                columns = self._columns(batch)
+                if not batch.spare:
+                    yield batch, columns
+                for _ in columns:  # what is left of them has to be computed beside the others' too
+                    pass
 
     def _columns(self, batch: Batch) -> Iterator[Gradients]:
         task = self.task
@@ -95,9 +109,10 @@ class Sweep:
 
     def gradients(self, batch: Batch, losses: Losses) -> tuple[Gradients, Tensor]:
         """The gradients of the examples of one batch, and their losses."""
-        with self.recorder.alone(), self.recorder.recording(batch.count), self._casting():
-            found = checked(losses(self.model, batch.data), batch.count, self.tokens)
-        self._backward(found)
+        with self.recorder.alone(), self.recorder.recording(batch.count):
+            with self._casting():
+                found = checked(losses(self.model, batch.data), batch.count, self.tokens)
+            self._backward(found)  # within, as activations may be computed again
         taken = self.recorder.take(found.numel() if self.tokens else batch.count)
         if self.fallback is not None:
             taken = taken.with_vectors(self.fallback.gradients(batch.data, losses))

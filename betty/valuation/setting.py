@@ -9,7 +9,8 @@ from torch import nn
 from betty.backends.torch.influence.fallback import Fallback
 from betty.backends.torch.influence.recording import Recorder
 from betty.backends.torch.influence.task import Task
-from betty.ir.diagnostics import BettyError
+from betty.backends.torch.tree import sharded
+from betty.ir.diagnostics import BettyError, listing
 from betty.valuation.passes import Sweep
 
 
@@ -43,6 +44,11 @@ def sweep_of(
     if tokens:
         recorder.left_out.update(dict.fromkeys(recorder.lone, "no hook tells its tokens apart"))
     units = (*recorder.units, *(fallback.units if fallback else ()))
+    if fallback and any(sharded(leaf) for leaf in model.parameters()):
+        raise BettyError(
+            f"{listing([unit.name for unit in fallback.units])}: no hook tells examples apart there, and parameters "
+            "that processes share (FSDP) cannot be differentiated otherwise: leave them out by layers=[...]"
+        )
     if not units:
         raise BettyError("the model has no trainable parameter that could be valued")
     return Sweep(model, task, recorder, fallback, units, precision, tokens, seed)

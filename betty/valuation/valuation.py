@@ -155,7 +155,7 @@ class Valuation(Stored):
         :meth:`log` does so where it is needed; call it before :meth:`recording` for methods that need it. Statistics
         are kept in the store, and taken from there where they belong to this model and method.
         """
-        self._data = to_batches(data, self._device(), ids, share=True)
+        self._data = to_batches(data, self._device(), ids, share=True, even=self._sweep.sharded)
         self._fitted = self._fitter.kept(self.folder, self._fingerprint(recorded=False))
         if self._fitted is None:
             self._fitted = self._fitter.fit(self._data, progress)
@@ -196,9 +196,12 @@ class Valuation(Stored):
         space = self._space().space
         with self._sweep.evaluating():
             for batch in data:
-                if known and all(one in known for one in batch.ids.tolist()):
+                done = batch.spare or (bool(known) and all(one in known for one in batch.ids.tolist()))
+                if done and not self._sweep.sharded:
                     continue
                 taken, losses = self._sweep.gradients(batch, self.task.losses)
+                if done:
+                    continue
                 ids = token_ids(batch.ids, losses.shape[1]) if self._tokens else batch.ids
                 yield ids, space.rows(taken), losses.flatten()
 

@@ -21,8 +21,10 @@ def test_several_processes_are_one(count: int, tmp_path: Path) -> None:
         one = worker.scores(tmp_path / "one", name)
         rank = 0.02 if name == "logra" else 1e-3  # rounded to bfloat16
         for place in range(count):
-            several = torch.load(tmp_path / f"scores.{place}.pt", weights_only=True)[name]
-            assert float((several - one).norm() / one.norm()) < rank
+            several = torch.load(tmp_path / f"scores.{place}.pt", weights_only=True)
+            assert several["refused"]
+            for asked in (name, *([f"{name}, sharded"] if name in worker.SHARDED else [])):
+                assert float((several[asked] - one).norm() / one.norm()) < rank, (asked, place)
         store = Store.open(tmp_path / "several" / name)
         assert torch.equal(store.ids, torch.arange(46))
         assert len(list((tmp_path / "several" / name).glob("part-*"))) == count

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
+from betty.ir.diagnostics import BettyError
 from betty.valuation import Valuation
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -28,10 +31,19 @@ def data(count: int, seed: int) -> TensorDataset:
     return TensorDataset(torch.randn(count, 5, generator=generator), torch.randint(0, 3, (count,), generator=generator))
 
 
-def scores(folder: Path, name: str) -> torch.Tensor:
+SHARDED = ("kfac", "ekfac", "logra", "fisher")
+"""Those that are also asked of a model whose parameters the processes share."""
+
+
+def scores(folder: Path, name: str, *, share: bool = False) -> torch.Tensor:
     torch.manual_seed(0)
-    model: nn.Module = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 3))
-    if dist.is_initialized():
+    parts = [nn.Linear(5, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 3)]
+    model: nn.Module = nn.Sequential(*parts)
+    if share:
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        for part in (parts[0], parts[3], model):
+            fully_shard(part, mesh=mesh)
+    elif dist.is_initialized():
         model = DistributedDataParallel(model)
     valuation = Valuation(model, nn.CrossEntropyLoss(), store=folder / name, **METHODS[name])
     valuation.log(DataLoader(data(46, 0), batch_size=5))
@@ -42,6 +54,11 @@ def main() -> None:
     folder = Path(sys.argv[1])
     dist.init_process_group("gloo")
     found = {name: scores(folder / "several", name) for name in METHODS}
+    found |= {f"{name}, sharded": scores(folder / "sharded", name, share=True) for name in SHARDED}
+    try:
+        scores(folder / "refused", "dense", share=True)
+    except BettyError as error:
+        found["refused"] = torch.tensor("FSDP" in str(error))
     torch.save(found, folder / f"scores.{dist.get_rank()}.pt")
     dist.destroy_process_group()
 

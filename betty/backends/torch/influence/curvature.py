@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from betty.backends.torch.duals import load_formulas
 from betty.backends.torch.errors import RunError
 from betty.backends.torch.influence.task import Task
+from betty.backends.torch.influence.transformed import transformed
 from betty.backends.torch.influence.units import Unit
 
 Kind = Literal["gauss_newton", "hessian"]
@@ -90,8 +90,7 @@ class Curvature:
             start += unit.size
         total: dict[str, Tensor] = {}
         count = 0
-        # Fused attention is differentiable once only.
-        with self._quiet(), sdpa_kernel(SDPBackend.MATH):
+        with self._quiet(), transformed():
             for place in range(len(self.batches)) if only is None else [only]:
                 part, examples = self._batch(place, self.batches[place], tangents)
                 total = {name: total[name] + one for name, one in part.items()} if total else part

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from betty.backends.torch.influence.transformed import transformed
 from betty.backends.torch.influence.units import Unit
 from betty.ir.diagnostics import listing
 
@@ -46,7 +46,7 @@ class Fallback:
             return found.sum()
 
         tensors = _only_tensors(batch)
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no batching rule
+        with transformed():
             found = vmap(grad(one), in_dims=(None, 0), randomness="different")(asked, tensors)
         return {name: value.flatten(1) for name, value in found.items()}
 

@@ -115,6 +115,8 @@ class Recorder:
     def recording(self, count: int | None = None) -> Iterator[None]:
         """Record what passes through the layers within; nothing from before is left.
 
+        What is compiled runs as it was written meanwhile: compiled code would not call the hooks.
+
         Args:
             count: Examples of the batch, by which embeddings of positions are told, that all examples share.
         """
@@ -125,7 +127,8 @@ class Recorder:
             for layer, projected in self._attending.items():
                 layer.__dict__["forward"] = Attended(layer, partial(self._seen, projected))
             torch.backends.mha.set_fastpath_enabled(False)  # which goes around layers
-            yield
+            with torch.compiler.set_stance("force_eager"):
+                yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
             for layer in self._attending:
