@@ -1,6 +1,6 @@
 """What checkpoints cost a run, at their default rate: the same program with and without them, in turn.
 
-Run ``python tests/benchmarks/checkpointing.py``. A checkpoint is copied while training waits and written beside it, so
+Run ``python -m tests.benchmarks.checkpointing``. A checkpoint is copied while training waits and written beside it, so
 that what counts is a whole run, the last file included: its time, and the processor's time of all its threads, which
 does not depend on what else the machine does.
 """

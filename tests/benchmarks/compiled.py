@@ -1,6 +1,6 @@
 """What ``engine.compile`` gains: the same program eager and compiled, side by side in one run.
 
-Run ``python tests/benchmarks/compiled.py [PROGRAM ...]``. One upper weighs the examples of the lower's loss; an
+Run ``python -m tests.benchmarks.compiled [PROGRAM ...]``. One upper weighs the examples of the lower's loss; an
 iteration is a step of the lower (SGD with momentum), a step of the upper (Adam) and the response between them; without
 an upper it is the lower's step alone. Blocks of both alternate within one process; the median of their ratios is
 printed, and the seconds of the first iterations, in which everything is compiled.

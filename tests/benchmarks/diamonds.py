@@ -1,4 +1,4 @@
-"""Time of one upper step on diamonds in a row: ``python tests/benchmarks/diamonds.py``.
+"""Time of one upper step on diamonds in a row: ``python -m tests.benchmarks.diamonds``.
 
 n diamonds have 4n + 2 edges and 2^n paths from the bottom to the top. The work should grow with the edges; the aim
 is that n = 10 takes at most 6 times as long as n = 2 (42 edges against 10).

@@ -1,6 +1,6 @@
 """What it costs to look for numbers that are not finite: a run that does over one that does not, side by side.
 
-Run ``python tests/benchmarks/finite.py``. The median over alternating blocks of one process is printed.
+Run ``python -m tests.benchmarks.finite``. The median over alternating blocks of one process is printed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How well self-influence finds flipped labels: `python ... [SEEDS]`.
+"""How well self-influence finds flipped labels: `python -m tests.benchmarks.flipped [SEEDS]`.
 
 A perceptron learns scikit-learn's digits, of which every tenth training label is drawn anew from the nine wrong ones;
 the area under the receiver's curve says how far wrong ones come before right ones. Of each weight decay the mean over

@@ -1,6 +1,6 @@
 """A bilevel step of the engine against a hand-written PyTorch loop that computes the same, side by side.
 
-Run ``python tests/benchmarks/handwritten.py``. Each pair is timed in alternating blocks of one process, so that
+Run ``python -m tests.benchmarks.handwritten``. Each pair is timed in alternating blocks of one process, so that
 both see the same machine; the median of their ratios is printed. Both loops read the same fixed batches.
 """
 

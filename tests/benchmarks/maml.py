@@ -1,4 +1,4 @@
-"""MAML by the engine against TorchOpt, higher and a hand-written loop: ``python tests/benchmarks/maml.py``.
+"""MAML by the engine against TorchOpt, higher and a hand-written loop: ``python -m tests.benchmarks.maml``.
 
 A meta step is four tasks: from the meta problem's parameters 5 or 20 steps of SGD on the support set, then the gradient
 of the query loss by the start. The tasks are sines of random amplitude and phase (an MLP of two hidden layers of 64)

@@ -1,6 +1,6 @@
 """The peak that ``betty compile`` expects beside the one that is measured.
 
-Run ``python tests/benchmarks/memory.py``. What tensors take is watched over the first six steps of the upper, from
+Run ``python -m tests.benchmarks.memory``. What tensors take is watched over the first six steps of the upper, from
 before the first update; a row says what was expected, what was found, and the ratio, with and without activations that
 are computed again.
 """

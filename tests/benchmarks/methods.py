@@ -1,6 +1,6 @@
 """The time of every implicit response in units of the lower's plain training step.
 
-Run ``python tests/benchmarks/methods.py``. One upper weighs the examples of the lower's loss. The unit is what a user
+Run ``python -m tests.benchmarks.methods``. One upper weighs the examples of the lower's loss. The unit is what a user
 writes without betty: loss, backward pass, SGD with momentum. A response is a solve and a mixed product, with the
 adjoint given; an iterative inverse takes five iterations, a sketch five directions.
 """

@@ -1,6 +1,6 @@
 """SAMA against conjugate gradients and the Neumann series: throughput and peak memory, by one process and by two.
 
-Run ``python tests/benchmarks/sama.py``. A transformer encoder classifies generated sentences of 64 tokens, a fifth of
+Run ``python -m tests.benchmarks.sama``. A transformer encoder classifies generated sentences of 64 tokens, a fifth of
 which are labelled wrong; a small network above it weighs them by their loss, and learns from clean ones after every
 step (Meta-Weight-Net, as in the experiments of SAMA's paper, arXiv:2310.05674, section 4). The encoder descends by
 Adam. Iterative solves take five iterations. All methods run in turn, block by block, within one process or one pair.

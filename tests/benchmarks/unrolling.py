@@ -1,4 +1,4 @@
-"""Peak memory and time of looking back on 5, 20, 80 and 320 updates: ``python tests/benchmarks/unrolling.py``.
+"""Peak memory and time of looking back on 5, 20, 80 and 320 updates: ``python -m tests.benchmarks.unrolling``.
 
 A meta step is ``steps`` updates of the lower and one hypergradient of the upper. Memory is the peak of tensor storage
 above what lives before the meta step; with ``remat`` it should grow as the root of the steps, for at most 1.5 times
