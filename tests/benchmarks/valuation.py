@@ -1,9 +1,10 @@
 """How well scores foretell training again on half of the data, and what they cost.
 
-Run `python -m tests.benchmarks.valuation [mlp|cnn] [METHOD ...]`. The linear datamodeling score of Park et al. (2023), arXiv:2303.14186, on scikit-learn's digits: 100 models are trained
-on random halves of 1,350 images, in a few vectorised trainings. For each of 447 queries the scores of a half's members
-are added up and compared, by rank over the halves, with the loss of the model that was trained on it. Where
-kronfluence, dattri and TRAK can be imported they take part with the same model.
+Run `python -m tests.benchmarks.valuation [mlp|cnn] [METHOD ...]`. The linear datamodeling score of Park et al. (2023),
+arXiv:2303.14186, on scikit-learn's digits: 100 models are trained on random halves of 1,350 images, in a few vectorised
+trainings. For each of 447 queries the scores of a half's members are added up and compared, by rank over the halves,
+with the loss of the model that was trained on it. Where kronfluence, dattri and TRAK can be imported they take part
+with the same model.
 """
 
 from __future__ import annotations
