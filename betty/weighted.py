@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ from torch.optim import Optimizer
 
 from betty.backends.torch.influence.fallback import Fallback
 from betty.backends.torch.influence.recording import Recorder
+from betty.backends.torch.influence.spaces import ranks_of
 from betty.backends.torch.influence.task import Task
+from betty.backends.torch.influence.units import Unit
 from betty.backends.torch.objective import View
 from betty.backends.torch.ordered import Ordered, size_of
 from betty.backends.torch.processes import Processes
@@ -157,6 +160,7 @@ class Weighted:
         said: dict[str, Any] = {
             "method": self.method.written(),
             "layers": weights.layers,
+            "ranks": weights.ranks,
             "query_loss": self.query_task,
             "weight_decay": self.weight_decay,
             "dtype": weights.dtype,
@@ -192,20 +196,33 @@ class Weighted:
             examples=self.train_batches().examples,
             batch=size_of(stream.peek()) if stream is not None else 0,
             queries=queries.examples if queries is not None else 0,
-            layers=self._layers(),
+            layers=tuple((unit.rows, unit.columns) if unit.matrix else (unit.size,) for unit in self._units()),
+            ranks=self._ranks(),
         )
 
-    def _layers(self) -> tuple[tuple[int, ...], ...]:
+    def _units(self) -> tuple[Unit, ...]:
         weights = self._parts.weights
-        try:
+        with self._placed("layers"):
             recorder = Recorder(self.model, weights.layers, tokens=weights.tokens)
-        except BettyError as error:
-            path = ("problems", self._parts.upper, "example_weights", "layers")
-            message = error.diagnostics[0].message
-            raise self._found.document.report([Diagnostic(code="unknown-part", field=path, message=message)]) from None
         lone = Fallback(self.model, recorder.lone).units if recorder.lone and not weights.tokens else ()
-        units = (*recorder.units, *lone)
-        return tuple((unit.rows, unit.columns) if unit.matrix else (unit.size,) for unit in units)
+        return (*recorder.units, *lone)
+
+    def _ranks(self) -> tuple[int, ...]:
+        ranks = self._parts.weights.ranks
+        if not ranks:
+            return ()
+        with self._placed("ranks"):
+            return tuple(ranks_of(self._units(), {**ranks, "*": ranks.get("*", 0)}).values())
+
+    @contextmanager
+    def _placed(self, field: str) -> Iterator[None]:
+        """Mistakes within are told at a field of the example weights."""
+        try:
+            yield
+        except BettyError as error:
+            path = ("problems", self._parts.upper, "example_weights", field)
+            message = error.diagnostics[0].message.removeprefix("rank: ")
+            raise self._found.document.report([Diagnostic(code="unknown-part", field=path, message=message)]) from None
 
 
 def _viewing(name: str, function: OfModel) -> Callable[[nn.Module, Any], Tensor]:

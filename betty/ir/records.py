@@ -133,6 +133,7 @@ class Weights:
         batch: Of them, those in a micro-batch.
         queries: Examples whose loss is asked about.
         layers: Shapes of the gradients that are valued, layer by layer: rows and columns, or a length alone.
+        ranks: Of the projections of each layer, 0 for the method's own; empty where that holds for all.
     """
 
     likelihood: str = ""
@@ -142,3 +143,4 @@ class Weights:
     batch: int = 0
     queries: int = 0
     layers: tuple[tuple[int, ...], ...] = ()
+    ranks: tuple[int, ...] = ()

@@ -213,6 +213,7 @@ COUNTS = Kind(
 FLOW = Kind(str, lambda cursor: Flow(cursor.keyword(tuple(Flow), "a flow")))
 METHOD = Kind(Method.to_text, Cursor.method)
 VALUATION = Kind(ValuationMethod.to_text, Cursor.valuation)
+WHOLES = Kind(_write_many(json.dumps), lambda cursor: cursor.many(WHOLE.read))
 SHAPES = Kind(
     _write_many(lambda shape: json.dumps(list(shape))),
     lambda cursor: cursor.many(lambda one: one.many(WHOLE.read)),

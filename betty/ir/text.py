@@ -44,6 +44,7 @@ from betty.ir.scan import (
     TEXT,
     VALUATION,
     WHOLE,
+    WHOLES,
     Cursor,
     Kind,
     write_name,
@@ -104,6 +105,7 @@ WEIGHTS: Table = {
     "batch": WHOLE,
     "queries": WHOLE,
     "layers": SHAPES,
+    "ranks": WHOLES,
 }
 PEAK: Table = {"fixed": WHOLE, "kept": WHOLE, "step": WHOLE, "problem": TEXT, "op": TEXT}
 EDGE: Table = {"flow": FLOW, "method": METHOD, "valuation": VALUATION, "reason": TEXT}

@@ -45,6 +45,11 @@ class ExampleWeightsSpec(SpecModel):
         default=None,
         description="Parts of the module that are valued: names, or patterns such as `layers.*`; all where empty.",
     )
+    ranks: dict[str, Annotated[int, Field(ge=1)]] | None = Field(
+        default=None,
+        description="Of `logra`: names of parts, or patterns such as `layers.*`, and the rank of each. The first that "
+        "fits counts; others have the method's `rank`.",
+    )
     dtype: Literal["fp32", "bf16", "int8", "fp64"] = Field(
         default="fp32", description="Of the stored gradients; `int8` has a scale for each example and layer."
     )
@@ -161,6 +166,14 @@ def _edge(name: str, index: int, edge: EdgeSpec, spec: Spec, fitted: Fitted) -> 
             expected="another problem",
         )
     method = None if fitted.touched(("edges", index, "method")) else edge.to_valuation()
+    if weights.ranks and method is not None and not method.declared.ranked:
+        yield Diagnostic(
+            code="unfit-field",
+            field=("problems", name, "example_weights", "ranks"),
+            message=f"ranks are of projections, and {method.brief()!r} has none",
+            expected="method: logra",
+            hint="remove ranks",
+        )
     bare = weights.outputs is None and not fitted.touched(("problems", name, "example_weights"))
     if method is not None and bare and needs_outputs(method):
         yield Diagnostic(

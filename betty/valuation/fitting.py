@@ -144,7 +144,7 @@ class Fitter:
     @property
     def _rank(self) -> int | dict[str, int]:
         rank: int = self.method["rank"]
-        return {**self.ranks, "*": rank} if self.ranks else rank
+        return {**self.ranks, "*": self.ranks.get("*", rank)} if self.ranks else rank
 
     @property
     def _one_block(self) -> bool:

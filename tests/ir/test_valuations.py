@@ -74,6 +74,16 @@ def test_low_rank_is_never_more_than_the_whole(layers: list[tuple[int, ...]], ra
     )
 
 
+@given(data=st.data(), layers=shapes, rank=st.integers(1, 60))
+def test_a_layer_may_have_a_rank_of_its_own(data: st.DataObject, layers: list[tuple[int, ...]], rank: int) -> None:
+    ranks = data.draw(st.lists(st.integers(0, 60), min_size=len(layers), max_size=len(layers)))
+    each = [
+        stored_size(valuation("logra", {"rank": one or rank}), [shape])
+        for one, shape in zip(ranks, layers, strict=True)
+    ]
+    assert stored_size(valuation("logra", {"rank": rank}), layers, ranks=ranks) == sum(each)
+
+
 def test_sizes_that_are_not_known() -> None:
     assert stored_size(valuation("identity"), (), 7) == 7
     assert stored_size(valuation("logra"), (), 7) == 0

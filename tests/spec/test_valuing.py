@@ -154,6 +154,14 @@ WRONG: list[tuple[str, list[tuple[str, Any]], str, str]] = [
     ("alone", [(f"{WEIGHTS}.outputs", ...)], "likelihood of 'values' is given without outputs", "program:logits"),
     ("outputs", [(f"{WEIGHTS}.outputs", "program:logit")], "'program' has no 'logit'", "program:logits"),
     ("parts", [(f"{WEIGHTS}.layers", ["9"])], "problems.values.example_weights.layers", ""),
+    ("ranks", [(f"{WEIGHTS}.ranks", {"2": 1, "3": 1})], "no layer is called '3': expected names", ""),
+    ("rank of none", [(f"{WEIGHTS}.ranks", {"2": 0})], "problems.values.example_weights.ranks.2", ""),
+    (
+        "ranks of a whole",
+        [(f"{WEIGHTS}.ranks", {"2": 1}), (METHOD, "ekfac")],
+        "ranks are of projections, and 'ekfac' has none",
+        "remove ranks",
+    ),
     ("module", [("problems.values.module", "program:net")], "'values' is one weight for each example", "remove module"),
     ("unroll", [("problems.values.unroll", 3)], "it has no unroll", "remove unroll"),
     ("no loss", [("problems.values.loss", ...)], "problem 'values' has no loss", ""),
@@ -221,6 +229,19 @@ def test_a_written_spec_reads_back_the_same(weights: dict[str, Any]) -> None:
     first = load(changed((WEIGHTS, weights))).spec
     assert first.problems["values"].example_weights is not None
     assert load(yaml.safe_load(to_yaml(first))).spec == first
+
+
+def test_a_layer_has_a_rank_of_its_own() -> None:
+    engine = Engine(written(changed((f"{WEIGHTS}.ranks", {"2": 1}))))
+    log = next(item for item in engine.plan.then.instructions if isinstance(item, Log)) if engine.plan.then else None
+    # Two sides of 2 for the first layer, which is not named, and two of 1 for the second.
+    assert log is not None and log.size == 2 * 2 + 1 * 1
+    assert parse_plan(plan_to_text(engine.plan)) == engine.plan
+    valued = Valued(changed((f"{WEIGHTS}.ranks", {"2": 1})))
+    assert valued.valuation().log(valued.train_batches()).size == 5
+    every = Valued(changed((f"{WEIGHTS}.ranks", {"2": 1, "*": 3})))
+    assert every.valuation().log(every.train_batches()).size == 3 * 3 + 1
+    assert every.explain().count("22 examples × 10 numbers") == 1
 
 
 def test_the_plan_says_that_it_logs_and_scores() -> None:

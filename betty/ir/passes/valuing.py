@@ -41,19 +41,26 @@ def choose_valuation(lower: Problem) -> tuple[ValuationMethod, str]:
     return low_rank, f"{many}; runner-up {whole.brief()}: more exact, and {size} numbers for each example"
 
 
-def stored_size(method: ValuationMethod, layers: Layers, parameters: int = 0) -> int:
+def stored_size(method: ValuationMethod, layers: Layers, parameters: int = 0, ranks: Sequence[int] = ()) -> int:
     """Numbers stored for each example; 0 where that is not known.
 
     Args:
         method: Which.
         layers: Shapes of the layers' gradients.
         parameters: How many there are, where the shapes are not known.
+        ranks: Of each layer, 0 for the method's; empty for the method's everywhere.
     """
     if method.solver.name == "trak":
         return int(method.solver["dimension"] or 0)
     if method.declared.ranked:
-        return sum(_projected(shape, int(method.solver["rank"] or 0)) for shape in layers)
+        return sum(_blocks(method, layers, ranks))
     return sum(map(prod, layers)) or parameters
+
+
+def _blocks(method: ValuationMethod, layers: Layers, ranks: Sequence[int]) -> list[int]:
+    """Numbers stored of each layer by a projection."""
+    own = int(method.solver["rank"] or 0)
+    return [_projected(shape, rank or own) for shape, rank in zip(layers, ranks or [0] * len(layers), strict=True)]
 
 
 def _projected(shape: tuple[int, ...], rank: int) -> int:
@@ -130,7 +137,8 @@ class _Estimates:
     @property
     def size(self) -> int:
         known = self.known
-        return stored_size(self.method, self.weights.layers, known.parameters if known else 0)
+        weights = self.weights
+        return stored_size(self.method, weights.layers, known.parameters if known else 0, weights.ranks)
 
     @property
     def pass_flops(self) -> float | None:
@@ -152,7 +160,7 @@ class _Estimates:
 
     def fit(self, name: str) -> Fit:
         passes = fit_passes(self.method, self.weights)
-        eigen, held = _statistics(self.method, self.weights.layers, self.size)
+        eigen, held = _statistics(self.method, self.weights, self.size)
         return Fit(problem=name, method=self.method, passes=passes, estimate=self._estimate(passes, eigen, 4 * held))
 
     def log(self, edge: Edge) -> Log:
@@ -184,9 +192,9 @@ class _Estimates:
         return replace(score, estimate=self._estimate(own + passes * queries, products, held))
 
 
-def _statistics(method: ValuationMethod, layers: Layers, size: int) -> tuple[float, int]:
+def _statistics(method: ValuationMethod, weights: Weights, size: int) -> tuple[float, int]:
     """Work beside the passes, and numbers that are held."""
-    name = method.solver.name
+    name, layers = method.solver.name, weights.layers
     sides = [side for shape in layers for side in shape]
     if name in ("kfac", "ekfac") or (name == "logra" and method.solver["init"] != "random"):
         return EIGEN * float(sum(side**3 for side in sides)), sum(side**2 for side in sides) + size
@@ -195,6 +203,6 @@ def _statistics(method: ValuationMethod, layers: Layers, size: int) -> tuple[flo
         blocks = [size] if whole else [prod(shape) for shape in layers] or [size]
         return EIGEN * float(sum(block**3 for block in blocks)), sum(block**2 for block in blocks)
     if name == "logra":
-        blocks = [_projected(shape, int(method.solver["rank"] or 0)) for shape in layers]
+        blocks = _blocks(method, layers, weights.ranks)
         return EIGEN * float(sum(block**3 for block in blocks)), sum(block**2 for block in blocks)
     return 0.0, size * int(method.solver["iterations"] or 0) if name == "arnoldi" else 0
